@@ -1,0 +1,26 @@
+# `make demo` runs the main job, `make test` passes the tests. Each makes .venv first; a second run reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+export QLORA_CACHE ?= $(CURDIR)/.cache
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test test-gpu check setup clean
+
+demo: setup
+	$(BIN)/qlora demo $(ARGS)
+
+test: setup
+	$(BIN)/python scripts/check.py
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu tests
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.py
+	$(PYTHON) scripts/setup.py $(VENV)
+
+clean:
+	rm -rf $(VENV) .cache

@@ -1,0 +1,64 @@
+"""qlora-tools: fine-tune a language model with QLoRA on the GPU at hand.
+
+    from qlora_tools import load_config, train, generate, merge
+
+    result = train(load_config("run.yaml"))
+    answers = generate(result.adapter_directory, ["Wake me at seven."])
+
+Importing this package is cheap; what needs torch is imported when it is called.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+# In a checkout (and an editable install) server/ and templates/ lie beside this folder; in a wheel, inside it.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "server" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
+    __path__.append(str(_checkout))
+
+if TYPE_CHECKING:
+    from .config import RunConfig, load_config, parse_config
+    from .doctor import check_environment
+    from .engine.train import train
+    from .errors import QloraError
+    from .generation import generate
+    from .memory import estimate_memory
+    from .merging import merge
+    from .planning import create_config
+
+_HOMES = {
+    "QloraError": "errors",
+    "RunConfig": "config",
+    "check_environment": "doctor",
+    "create_config": "planning",
+    "estimate_memory": "memory",
+    "generate": "generation",
+    "load_config": "config",
+    "merge": "merging",
+    "parse_config": "config",
+    "train": "engine.train",
+}
+
+__all__ = [
+    "QloraError",
+    "RunConfig",
+    "__version__",
+    "check_environment",
+    "create_config",
+    "estimate_memory",
+    "generate",
+    "load_config",
+    "merge",
+    "parse_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

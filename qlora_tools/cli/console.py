@@ -1,0 +1,130 @@
+"""How commands show things: one JSON document or text on stdout, progress and errors on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..errors import QloraError
+from ..events import Listener, RunEvent
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead of text.")
+
+
+def stderr() -> Console:
+    """The console for progress; made anew so that it follows a redirected stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """The console for tables; markup in users' values is never interpreted."""
+    return Console(highlight=False, markup=False)
+
+
+def print_json(document: Any) -> None:
+    """The one document of a `--json` command."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def show_error(error: QloraError, *, as_json: bool) -> None:
+    """An error as text on stderr, or as the command's JSON document."""
+    if as_json:
+        print_json(error.as_dict())
+        return
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.message, err=True)
+    click.secho("  → ", fg="cyan", nl=False, err=True)
+    click.echo(error.next_step, err=True)
+
+
+@contextmanager
+def working() -> Iterator[Listener]:
+    """Shows the events of long work on stderr, and keeps what libraries print off stdout."""
+    _quiet_libraries()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr(), transient=True) as progress, redirect_stdout(sys.stderr):
+        yield _ProgressListener(progress)
+
+
+class _ProgressListener:
+    """One bar for the phase that runs; the phases and the course of the loss stay as lines."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bar: TaskID | None = None
+        self._last_printed = 0
+
+    def __call__(self, event: RunEvent) -> None:
+        if event.kind in ("phase", "note"):
+            self._end_bar()
+            self._progress.console.print(event.message, markup=False)
+        elif event.kind == "progress":
+            self._advance(event.message, event.values["done"], event.values["total"])
+        else:
+            self._metrics(event)
+
+    def _metrics(self, event: RunEvent) -> None:
+        step, planned = int(event.values["step"]), int(event.values["planned_steps"])
+        if "loss" in event.values:
+            self._advance(f"step · loss {event.values['loss']:.3f}", step, planned)
+        # About ten lines a run, whatever its length: enough to see the course in a log file.
+        if "evaluation_loss" in event.values or step == planned or step - self._last_printed >= max(1, planned // 10):
+            self._last_printed = step
+            self._progress.console.print(_metrics_line(event), markup=False)
+
+    def _advance(self, description: str, done: float, total: float) -> None:
+        if self._bar is None:
+            self._bar = self._progress.add_task(description, total=total)
+        self._progress.update(self._bar, description=description, completed=done, total=total)
+        if done >= total:
+            self._end_bar()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+
+
+def _metrics_line(event: RunEvent) -> str:
+    values = event.values
+    words = [f"  step {int(values['step'])}/{int(values['planned_steps'])}"]
+    if "loss" in values:
+        words.append(f"loss {values['loss']:.4f}")
+    if "evaluation_loss" in values:
+        words.append(f"evaluation loss {values['evaluation_loss']:.4f}")
+    if "tokens_per_second" in values:
+        words.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    words.append(f"peak {values['peak_allocated_bytes'] / 2**30:.2f} GiB")
+    return " · ".join(words)
+
+
+def _quiet_libraries() -> None:
+    """Their bars and deprecation notices are about our code, not about the user's run."""
+    import warnings
+
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,77 @@
+"""`qlora generate`."""
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ..errors import UsageError
+from ..results import GenerateResult
+from .console import json_option, print_json, stdout, working
+
+
+@click.command("generate")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("-p", "--prompt", "prompts", multiple=True, help="A user message; may be given several times.")
+@click.option("--prompts-file", type=click.Path(path_type=Path), help="A text file with one prompt a line.")
+@click.option(
+    "--side", type=click.Choice(["both", "base", "adapter"]), default="both", show_default=True, help="Who answers."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1, 32_768), default=256, show_default=True, help="Longest answer."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 5),
+    default=0.0,
+    show_default=True,
+    help="0 = greedy; higher = more varied.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes sampled answers.")
+@json_option
+def command(
+    adapter: Path,
+    prompts: tuple[str, ...],
+    prompts_file: Path | None,
+    side: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Answer prompts with ADAPTER (the output directory of a training run) and its base, side by side."""
+    asked = [*prompts, *_read_prompts(prompts_file)]
+    if not asked:
+        raise UsageError("There is no prompt to answer.", next_step='Give -p "..." or --prompts-file.')
+    from ..generation import generate
+
+    with working() as listener:
+        result = generate(
+            adapter,
+            asked,
+            side=side,  # type: ignore[arg-type]
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_event=listener,
+        )
+    print_json(result.model_dump(mode="json")) if as_json else _show(result)
+
+
+def _read_prompts(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The prompts file {path} cannot be read: {error}.", next_step="Check path and encoding."
+        ) from None
+
+
+def _show(result: GenerateResult) -> None:
+    sides = [name for name in ("base", "adapter") if getattr(result.answers[0], name) is not None]
+    table = Table("prompt", *sides, show_lines=True)
+    for answer in result.answers:
+        table.add_row(answer.prompt, *(getattr(answer, name) for name in sides))
+    stdout().print(table)

@@ -1,0 +1,29 @@
+"""The one config that every way in understands: its schema, its files, and what it means to the libraries."""
+
+from .explain import FieldExplanation, explain_config
+from .files import config_schema, dump_config, load_config, parse_config
+from .schema import (
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    OutputConfig,
+    QuantizationConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "FieldExplanation",
+    "LoraConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "QuantizationConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "config_schema",
+    "dump_config",
+    "explain_config",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,153 @@
+"""Reading and writing RunConfigs. Reading reports every problem at once, in the user's terms."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ..errors import ConfigError, ConfigProblem, UsageError
+from .rules import conflicts
+from .schema import RunConfig
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a RunConfig from a YAML or JSON file.
+
+    Raises `UsageError` when the file cannot be read, `ConfigError` with all problems when its content is invalid.
+    """
+    return parse_config(_read_mapping(path), source=str(path))
+
+
+def parse_config(raw: Mapping[str, Any], *, source: str = "given") -> RunConfig:
+    """Validate a mapping of the form that YAML or JSON gives; raises `ConfigError` with all problems."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        fields = [_problem(detail) for detail in error.errors(include_url=False) if detail["loc"]]
+        raise ConfigError(_distinct(fields + conflicts(_valid_parts(raw))), source=source) from None
+
+
+def dump_config(config: RunConfig, *, as_json: bool = False, complete: bool = False) -> str:
+    """The config as text, `complete` with defaults or as short as it was written; loads back to an equal config."""
+    values = config.model_dump(mode="json", exclude_unset=not complete)
+    if as_json:
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of RunConfig."""
+    return RunConfig.model_json_schema()
+
+
+def parse_config_text(text: str, *, source: str) -> Mapping[str, Any]:
+    """The mapping in a YAML or JSON text; raises `UsageError` naming line and column where it is neither."""
+    try:
+        value = _ConfigLoader(text).get_single_data()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        message = f"The config {source} is not valid YAML or JSON: {_yaml_reason(error)}"
+        raise UsageError(message, next_step="Mend that line.") from None
+    if not isinstance(value, dict):
+        found = "empty" if value is None else f"a {type(value).__name__}"
+        message = f"The config {source} is {found}, not a mapping with model, data and output."
+        raise UsageError(message, next_step=_EXAMPLE)
+    return value
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            message = f"{path} is over {MAX_CONFIG_BYTES:,} bytes, too large for a config."
+            raise UsageError(message, next_step="Check the path.")
+        return parse_config_text(path.read_text(encoding="utf-8-sig"), source=str(path))
+    except FileNotFoundError:
+        raise UsageError(f"There is no config file {path}.", next_step=_nearest_file(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
+        message = f"The config {path} cannot be read: {reason}."
+        raise UsageError(message, next_step="Check the path and the file.") from None
+
+
+_EXAMPLE = "The shortest config: {model: {name: ...}, data: {path: ...}, output: {directory: ...}}."
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand once, and `2e-4` is a number as in JSON and Python."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str) or keys.count(key) > 1:
+                problem = f"key {key!r} stands twice" if isinstance(key, str) else f"key {key!r} is not text"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+_ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _yaml_reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return f"{place}{getattr(error, 'problem', None) or 'nested too deeply'}."
+
+
+def _nearest_file(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
+
+
+def _valid_parts(raw: Mapping[str, Any]) -> dict[str, BaseModel]:
+    """Those parts of `raw` that are valid by themselves, absent ones with their defaults."""
+    parts: dict[str, BaseModel] = {}
+    for name, field in RunConfig.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        try:
+            parts[name] = model.model_validate(raw.get(name, {}))
+        except ValidationError:
+            continue
+    return parts
+
+
+def _problem(detail: ErrorDetails) -> ConfigProblem:
+    # Pydantic names the branch of a union in the location; users know only the field.
+    location = [str(part) for part in detail["loc"] if not str(part).startswith(("literal[", "tuple[", "function-"))]
+    field = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        return ConfigProblem(field, f"there is no such field{_nearest_field(location)}")
+    if detail["type"] == "missing":
+        return ConfigProblem(field, "is required")
+    value = repr(detail["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return ConfigProblem(field, f"{message} (is {shown})")
+
+
+def _nearest_field(location: list[str]) -> str:
+    parts = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    known = {f"{part}.{name}" for part, model in parts.items() if model is not None for name in model.model_fields}
+    by_name = {name.split(".")[1]: name for name in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(location[-1], [*by_name, *parts], n=1)
+    inside = difflib.get_close_matches(".".join(location), known, n=1)
+    best = by_name.get(near[0], near[0]) if near else inside[0] if inside else None
+    return f"; did you mean {best}?" if best else "; `qlora config schema` lists the fields"
+
+
+def _distinct(problems: list[ConfigProblem]) -> list[ConfigProblem]:
+    """One problem a field, the first said: a union reports each branch that did not match."""
+    seen: dict[str, ConfigProblem] = {}
+    for problem in problems:
+        seen.setdefault(problem.field, problem)
+    return list(seen.values())

@@ -1,0 +1,304 @@
+"""RunConfig: everything that decides what a training run does, as one frozen pydantic model.
+
+The descriptions are the documentation: each says what the field does and which way it moves quality and memory.
+`qlora config schema` prints the JSON Schema, `qlora config explain` the table of a given config.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from ..paths import PathText
+from .rules import conflicts
+
+ModelSource = Literal["auto", "local", "hub", "catalogue"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+DataFormat = Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text"]
+Quantization = Literal["nf4", "fp4", "int8", "none"]
+DtypeChoice = Literal["auto", "bfloat16", "float16", "float32"]
+Optimizer = Literal[
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "adamw_8bit",
+    "adamw_torch",
+    "paged_lion_8bit",
+    "lion_8bit",
+    "adafactor",
+    "sgd",
+]
+Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=200)]
+ModuleNames = Annotated[tuple[ModuleName, ...], Strict(False)]  # YAML and JSON have lists only
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Part):
+    """Which base model, and how its attention is computed."""
+
+    name: PathText = Field(
+        description="Base model: a catalogue name (smollm2-135m-instruct), a local directory (starts with / . or ~), "
+        "or a Hub id (owner/name). Larger = better answers, more memory, slower."
+    )
+    source: ModelSource = Field(
+        "auto",
+        description="How to read the name. auto goes by its form alone, never by what happens to exist on disk.",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$",
+        max_length=200,
+        description="Hub branch, tag or commit. A commit makes the run repeatable; no effect on quality or memory.",
+    )
+    attention_implementation: Attention = Field(
+        "auto",
+        description="Attention kernel of Transformers. auto = sdpa. flash_attention_2 (needs the flash-attn package) is "
+        "faster on packed rows; eager keeps tokens x tokens scores and takes the most memory.",
+    )
+
+
+class DataConfig(_Part):
+    """Which rows are learnt, and which of their tokens."""
+
+    path: PathText = Field(
+        description="Training rows: a .jsonl, .json, .csv or .parquet file. More good rows = better."
+    )
+    format: DataFormat = Field(
+        "auto",
+        description="Row format; auto recognises it from the columns and their content. No effect on memory.",
+    )
+    evaluation_path: PathText | None = Field(
+        None,
+        description="Held-out rows for the evaluation loss. Costs time at each evaluation; shows overfitting.",
+    )
+    evaluation_fraction: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.5,
+        description="Share of the training rows to hold out instead, chosen by the seed. Higher = a steadier evaluation "
+        "loss and fewer rows to learn from. 0 = none.",
+    )
+    loss_on: Literal["completions", "assistant", "all"] = Field(
+        "completions",
+        description="Tokens that are learnt: the last answer (completions), every assistant turn of a chat (assistant), "
+        "or everything, the prompt too (all). completions usually gives the best answers.",
+    )
+    long_rows: Literal["cut", "drop"] = Field(
+        "cut",
+        description="A row over training.max_length_tokens is cut at its end or dropped. cut keeps more data but loses "
+        "the end of the answer, and with it the stop token; both are counted in the result.",
+    )
+
+
+class LoraConfig(_Part):
+    """The adapter: where it sits, how large it is, how it starts."""
+
+    rank: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Rank of B and A. Higher = more capacity and more memory (adapter, gradients and optimiser grow "
+        "in proportion). 8-16 suits style, 32-64 instructions, 96-128 hard tasks: heuristics, not laws.",
+    )
+    alpha: float = Field(
+        32.0,
+        gt=0,
+        le=4096,
+        description="Scale: the adapter's output is multiplied by alpha / rank. Higher = stronger updates, like a "
+        "higher learning rate. No effect on memory.",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Dropout before A. Higher = less overfitting on few rows, slower, and more activation memory.",
+    )
+    target_modules: Literal["all-linear", "attention"] | ModuleNames = Field(
+        "all-linear",
+        description="Linear layers that get an adapter: all of them, the attention projections only, or a list of "
+        "module names. Fewer = less memory and less capacity.",
+    )
+    use_rslora: bool = Field(
+        False,
+        description="Scale by alpha / sqrt(rank) (rsLoRA): keeps high ranks learning. No effect on memory.",
+    )
+    use_dora: bool = Field(
+        False,
+        description="Learn direction and magnitude apart (DoRA): often better at low rank, slower, more memory.",
+    )
+    initialization: Literal["default", "loftq", "pissa"] = Field(
+        "default",
+        description="Start of A and B. default leaves the model unchanged at step 0; loftq starts by correcting the "
+        "NF4 rounding; pissa starts from the main directions of a 16-bit base. Both cost time at the start.",
+    )
+    modules_to_save: ModuleNames = Field(
+        (),
+        description="Modules trained and saved in full beside the adapter (embed_tokens, lm_head for new tokens). Each "
+        "adds its whole size four times over: weights, gradients and optimiser state.",
+    )
+
+
+class QuantizationConfig(_Part):
+    """How the frozen base is held in memory."""
+
+    kind: Quantization = Field(
+        "nf4",
+        description="nf4 and fp4 hold linear layers in 4 bits, int8 in 8, none in 16 (plain LoRA). Fewer bits = less "
+        "memory and a little less precision; nf4 loses less than fp4.",
+    )
+    double_quantization: bool = Field(
+        True,
+        description="Quantise the 4-bit scales again: saves 0.373 bit a parameter for next to no loss. Only for 4-bit.",
+    )
+    compute_dtype: DtypeChoice = Field(
+        "auto",
+        description="Dtype of the matrix products. auto = bfloat16 where the hardware has it, float16 on older GPUs, "
+        "float32 on other CPUs. float32 doubles activation memory; float16 can overflow.",
+    )
+    storage_dtype: Literal["uint8", "bfloat16", "float16", "float32"] = Field(
+        "uint8",
+        description="Container of the 4-bit weights. FSDP needs it equal to the compute dtype; memory is the same.",
+    )
+
+
+class TrainingConfig(_Part):
+    """Steps, batches and the optimiser."""
+
+    engine: Literal["auto", "stock"] = Field(
+        "auto",
+        description="stock = Transformers + PEFT + TRL. auto takes the fastest engine that knows the model.",
+    )
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        le=1000,
+        description="Passes over the rows. Higher = learns them better, then by heart (overfitting). No effect on memory.",
+    )
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Optimiser steps; overrides epochs when set. Higher = longer.",
+    )
+    micro_batch_size: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Rows (packed: bins) computed at once. Higher = faster until the GPU is full, more activation memory.",
+    )
+    gradient_accumulation_steps: int = Field(
+        16,
+        ge=1,
+        le=65536,
+        description="Micro-batches added up before a step; effective batch = this x micro_batch_size. Higher = "
+        "smoother, slower steps. No effect on memory.",
+    )
+    max_length_tokens: int = Field(
+        2048,
+        ge=8,
+        le=4_194_304,
+        description="Longest row, in tokens (packed: size of a bin). Higher = keeps long rows whole, more memory.",
+    )
+    packing: Literal["auto", "bins", "padding_free", "off"] = Field(
+        "auto",
+        description="padding_free joins the rows of a micro-batch without padding or attention between them; bins fills "
+        "bins of max_length_tokens with whole rows, so that a micro-batch counts bins (most tokens a second, more rows a "
+        "step); off pads rows of like length. auto = padding_free with flash_attention_2, else off.",
+    )
+    gradient_checkpointing: bool = Field(
+        True,
+        description="Recompute activations in the backward pass: much less memory, about a quarter to a third slower.",
+    )
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate. Higher = faster, until the loss jumps or turns NaN. Usually 1e-4 to 3e-4.",
+    )
+    schedule: Schedule = Field("cosine", description="Course of the learning rate after warm-up. No effect on memory.")
+    warmup_fraction: float = Field(
+        0.03,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the steps in which the learning rate rises. Higher = a steadier start. Usually 0.03-0.05.",
+    )
+    optimizer: Optimizer = Field(
+        "paged_adamw_8bit",
+        description="8-bit states take a quarter of the memory of 32-bit ones; paged ones may move to host memory when the "
+        "GPU is full. adamw_torch = 8 bytes a trainable parameter.",
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Pull of the adapter towards zero. Higher = less overfitting, slower learning. No effect on memory.",
+    )
+    max_gradient_norm: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="Longer gradients are scaled down to this norm. Lower = steadier and slower. No effect on memory.",
+    )
+    evaluation_every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Evaluate every so many steps, and at the end. Lower = finer curve, more time. None = at the end only.",
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop after so many evaluations without a better loss. Lower = shorter, may stop too soon.",
+    )
+    keep_best: bool = Field(
+        True,
+        description="Save the adapter of the best evaluation, not the last one. Takes a copy in host memory.",
+    )
+    log_every_steps: int = Field(1, ge=1, description="Write metrics every so many steps. Lower = finer curve.")
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**32 - 1,
+        description="Fixes initial weights, row order and dropout: same seed and machine, same losses.",
+    )
+    smoke_generation: bool = Field(
+        True,
+        description="Generate a few tokens before the first step, so that mistakes in the set-up show in seconds.",
+    )
+    tracking: Tracker = Field(
+        "none",
+        description="Experiment tracker to report to; its package has to be installed. No effect on quality or memory.",
+    )
+
+
+class OutputConfig(_Part):
+    """Where the results go."""
+
+    directory: PathText = Field(description="Directory for the adapter, metrics and result; made when it is not there.")
+    overwrite: bool = Field(
+        False, description="Replace the results of an earlier run in that directory. Off = refuse, nothing is lost."
+    )
+
+
+class RunConfig(_Part):
+    """One training run. `model.name`, `data.path` and `output.directory` are required; all else has a default.
+
+    Raises pydantic's `ValidationError`; `parse_config` and `load_config` raise `ConfigError`, which
+    lists every problem in the user's terms.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    lora: LoraConfig = LoraConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+    training: TrainingConfig = TrainingConfig()
+    output: OutputConfig
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        found = conflicts(dict(self))
+        if found:
+            raise ValueError("; ".join(str(problem) for problem in found))
+        return self

@@ -1,0 +1,1 @@
+"""From a file of rows to tokens and labels: reading, formats, chat rendering, masks, order and packing."""

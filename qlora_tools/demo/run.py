@@ -1,0 +1,161 @@
+"""The whole path on a small real model: plan, train, compare, merge, report. Each step calls the function users call."""
+
+import json
+import time
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, dump_config, parse_config
+from ..data.formats import Message
+from ..errors import UsageError
+from ..evaluation import ExactMatch, exact_match
+from ..events import Listener, RunEvent
+from ..generation import generate
+from ..merging import merge
+from ..models.hardware import Hardware
+from ..models.reference import ModelReference, resolve_model
+from ..models.shape import ModelShape
+from ..planning import Plan, PlannedValue, create_config
+from ..results import GenerateResult, MergeResult, TrainResult
+
+MOST_BASE_PERCENT = 20.0
+LEAST_RISE_POINTS = 40.0
+_PARITY_PROMPTS = 16
+# Tokens of the longest reference answer (25 for SmolLM2), and a few more for those that ramble.
+_MAX_NEW_TOKENS = 30
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured. `passed` says whether it reached what it promises."""
+
+    output_directory: Path
+    report: Path
+    plan: Plan
+    training: TrainResult
+    generation: GenerateResult
+    references: list[str]
+    base: ExactMatch
+    adapter: ExactMatch
+    merged: MergeResult
+    seconds: float
+
+    @property
+    def rise_points(self) -> float:
+        """Percentage points of exact match that training added."""
+        return self.adapter.percent - self.base.percent
+
+    @property
+    def passed(self) -> bool:
+        """Whether the base could not do the task and the adapter can."""
+        return self.base.percent <= MOST_BASE_PERCENT and self.rise_points >= LEAST_RISE_POINTS
+
+
+def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None = None) -> DemoResult:
+    """Run the demo into the new directory `output`; raises as the functions that it calls do."""
+    began = time.monotonic()
+    if output.exists():
+        raise UsageError(f"The output {output} exists.", next_step="Choose another --output.")
+    with as_file(files("qlora_tools.demo") / "data") as data:
+        held_out = read_conversations(data / "heldout.jsonl")
+        plan = plan_demo(model, data / "train.jsonl", output, steps)
+        announce(plan, on_event)
+        output.mkdir(parents=True)
+        (output / "run.yaml").write_text(dump_config(plan.config), encoding="utf-8")
+        from ..engine.train import train
+
+        training = train(plan.config, on_event=on_event)
+    prompts = [turns[:-1] for turns in held_out]
+    references = [turns[-1]["content"] for turns in held_out]
+    generation = generate(output, prompts, side="both", max_new_tokens=_MAX_NEW_TOKENS, on_event=on_event)
+    parity_prompts = [turns[-1]["content"] for turns in prompts[:_PARITY_PROMPTS]]
+    merged = merge(output, output / "merged", prompts=parity_prompts, on_event=on_event)
+    result = DemoResult(
+        output_directory=output,
+        report=output / "report.html",
+        plan=plan,
+        training=training,
+        generation=generation,
+        references=references,
+        base=exact_match([str(answer.base) for answer in generation.answers], references),
+        adapter=exact_match([str(answer.adapter) for answer in generation.answers], references),
+        merged=merged,
+        seconds=time.monotonic() - began,
+    )
+    from .report import write_demo_report
+
+    write_demo_report(result)
+    return result
+
+
+def read_conversations(path: Path) -> list[list[Message]]:
+    """The turns of each row of one of the demo's files."""
+    return [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def plan_demo(model: str, train_file: Path, output: Path, steps: int | None) -> Plan:
+    """The demo's config: the planner's values, and what a short run of a very small model wants besides."""
+    from ..engine.device import detect_hardware
+    from ..engine.loading import load_tokenizer, read_config
+
+    hardware = detect_hardware()
+    resolved = resolve_model(ModelReference.parse(model))
+    tokenizer = load_tokenizer(resolved)
+    rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in read_conversations(train_file)]
+    lengths = [len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
+    plan = create_config(
+        model=model,
+        data=str(train_file),
+        output=str(output),
+        shape=ModelShape.from_config(read_config(resolved)),
+        row_lengths=lengths,
+        hardware=hardware,
+        rows_per_step=8,
+    )
+    return _with_demo_values(plan, hardware, steps)
+
+
+def _with_demo_values(plan: Plan, hardware: Hardware, steps: int | None) -> Plan:
+    on_gpu = hardware.kind == "cuda"
+    few = 120 if on_gpu else 34
+    values = (
+        PlannedValue("training.max_steps", steps or few, "asked for" if steps else _why_steps(on_gpu)),
+        PlannedValue(
+            "training.learning_rate", 1e-3, "five times the usual 2e-4: a 135M model that learns from few steps"
+        ),
+        PlannedValue("training.warmup_fraction", 0.05, "a gentle start for the high learning rate"),
+    )
+    return Plan(_changed(plan.config, values), (*plan.values, *values), plan.estimate, plan.fits)
+
+
+def _why_steps(on_gpu: bool) -> str:
+    return (
+        "about one pass over the rows"
+        if on_gpu
+        else "what two CPU cores do in some four minutes; raise it for better answers"
+    )
+
+
+def _changed(config: RunConfig, values: tuple[PlannedValue, ...]) -> RunConfig:
+    raw: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
+    for value in values:
+        part, name = value.field.split(".")
+        raw.setdefault(part, {})[name] = value.value
+    return parse_config(raw)
+
+
+def announce(plan: Plan, on_event: Listener) -> None:
+    """Say the plan and its reasons before anything is started."""
+    estimate = plan.estimate
+    on_event(RunEvent("note", "Plan:"))
+    for value in plan.values:
+        on_event(RunEvent("note", f"  {value.field} = {value.value}: {value.reason}"))
+    on_event(
+        RunEvent(
+            "note",
+            f"Memory estimate (first version): {estimate.low_bytes / 2**30:.2f} / {estimate.mid_bytes / 2**30:.2f} / "
+            f"{estimate.high_bytes / 2**30:.2f} GiB (low / mid / high); {'fits' if plan.fits else 'may not fit'}",
+        )
+    )

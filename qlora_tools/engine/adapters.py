@@ -1,0 +1,106 @@
+"""Attaching a LoRA adapter to a frozen base, and keeping its weights in fp32."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from peft.utils import replace_lora_weights_loftq
+
+from ..config.library_arguments import ATTENTION_MODULES, lora_arguments
+from ..config.schema import LoraConfig
+from ..errors import ConfigError, ConfigProblem, ModelError
+from ..models.reference import ResolvedModel
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of the adapter and of the whole model, as the model has them before quantisation."""
+
+    trainable: int
+    total: int
+
+
+def attach_adapter(model: Any, lora: LoraConfig, resolved: ResolvedModel) -> Any:
+    """Freeze `model` and put an adapter on it; returns the PeftModel, adapter weights in fp32.
+
+    Raises `ConfigError` when target modules are not in the model.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.config.use_cache = False
+    targets = _target_modules(model, lora)
+    adapted = get_peft_model(model, PeftLoraConfig(**lora_arguments(lora, targets)), autocast_adapter_dtype=True)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if lora.initialization == "loftq":
+        _start_from_loftq(adapted, resolved)
+    return adapted
+
+
+def count_parameters(model: Any) -> ParameterCount:
+    """Trainable and all parameters of a PeftModel; 4-bit weights count by what they stand for."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return ParameterCount(trainable, total)
+
+
+@contextmanager
+def master_weights_kept(model: Any) -> Iterator[None]:
+    """Undo on leaving whatever recasts the adapter: TRL turns the adapters of a quantised model into bf16.
+
+    bf16 steps of 2e-4 are below its rounding, and GradScaler refuses bf16 gradients on fp16 cards.
+    """
+    kept = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    yield
+    for name, parameter in model.named_parameters():
+        if name in kept:
+            parameter.data = kept[name]
+
+
+def _target_modules(model: Any, lora: LoraConfig) -> str | list[str]:
+    if lora.target_modules == "all-linear":
+        return "all-linear"
+    linears = _linear_names(model)
+    if lora.target_modules == "attention":
+        found = [name for name in ATTENTION_MODULES if name in linears]
+        if found:
+            return found
+        raise _unknown_modules(["attention"], linears)
+    missing = [name for name in lora.target_modules if not _matches(name, model)]
+    if missing:
+        raise _unknown_modules(missing, linears)
+    return list(lora.target_modules)
+
+
+def _linear_names(model: Any) -> list[str]:
+    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return sorted({name.rsplit(".", 1)[-1] for name in linears})
+
+
+def _matches(wanted: str, model: Any) -> bool:
+    return any(name == wanted or name.endswith("." + wanted) for name, _ in model.named_modules())
+
+
+def _unknown_modules(missing: list[str], linears: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(missing[0], linears, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    message = f"the model has no module {', '.join(missing)}{hint} Its linear layers are {', '.join(linears)}"
+    return ConfigError([ConfigProblem("lora.target_modules", message)], source="for this model")
+
+
+def _start_from_loftq(adapted: Any, resolved: ResolvedModel) -> None:
+    weights = Path(resolved.location) / "model.safetensors"
+    if not weights.is_file():
+        raise ModelError(
+            "LoftQ reads the original weights from one local model.safetensors, and this model has shards or is on the Hub.",
+            next_step="Set lora.initialization: default, or give a local directory with a single file.",
+        )
+    replace_lora_weights_loftq(adapted, model_path=str(weights))

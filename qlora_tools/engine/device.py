@@ -1,0 +1,85 @@
+"""The device of this process, and its memory counters."""
+
+import platform
+import resource
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from ..errors import MachineError
+from ..models.hardware import Hardware
+
+
+def detect_hardware() -> Hardware:
+    """The GPU that torch uses by default, else the CPU."""
+    return _cuda_hardware() if torch.cuda.is_available() else _cpu_hardware()
+
+
+def _cuda_hardware() -> Hardware:
+    free, total = torch.cuda.mem_get_info()
+    capability = torch.cuda.get_device_capability()
+    return Hardware(
+        kind="cuda",
+        name=torch.cuda.get_device_name(),
+        memory_bytes=total,
+        free_memory_bytes=free,
+        # is_bf16_supported() counts emulation, which a T4 offers at a tenth of the speed of fp16.
+        computes_bfloat16=capability >= (8, 0),
+        compute_capability=capability,
+    )
+
+
+def _cpu_hardware() -> Hardware:
+    memory = psutil.virtual_memory()
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return Hardware(
+        kind="cpu",
+        name=f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
+        memory_bytes=memory.total,
+        free_memory_bytes=memory.available,
+        computes_bfloat16=bool(native),
+    )
+
+
+def require_capable(hardware: Hardware, quantization: str) -> None:
+    """Raise `MachineError` where bitsandbytes has no code for this processor."""
+    if quantization == "none":
+        return
+    if hardware.compute_capability is not None and hardware.compute_capability < (6, 0):
+        major, minor = hardware.compute_capability
+        raise MachineError(
+            f"{hardware.name} has compute capability {major}.{minor}; bitsandbytes needs 6.0 (7.5 for int8).",
+            next_step="Use a newer GPU, or hide this one with CUDA_VISIBLE_DEVICES= to train on the CPU.",
+        )
+    if hardware.kind == "cpu" and platform.machine() in ("x86_64", "AMD64") and _lacks_avx2():
+        raise MachineError(
+            "This CPU has no AVX2, which the 4-bit and 8-bit code of bitsandbytes needs.",
+            next_step="Use another machine, or set quantization.kind: none.",
+        )
+
+
+def _lacks_avx2() -> bool:
+    return bool(torch.backends.cpu.get_cpu_capability() == "DEFAULT")
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Highest memory use of this process so far, in bytes. On a CPU both figures are its resident memory."""
+
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+def reset_peak_memory(hardware: Hardware) -> None:
+    """Start measuring the GPU's peak anew; the host's peak can only be read since the process began."""
+    if hardware.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(hardware: Hardware) -> PeakMemory:
+    """The peak so far."""
+    if hardware.kind == "cuda":
+        return PeakMemory(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return PeakMemory(kibibytes * 1024, kibibytes * 1024)

@@ -1,0 +1,135 @@
+"""Loading a base model and its tokenizer: from safetensors only, quantised on the way in, never upcast as a whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from ..config.library_arguments import quantization_arguments
+from ..config.schema import QuantizationConfig
+from ..errors import MachineError, ModelError
+from ..models.hardware import Hardware
+from ..models.reference import ResolvedModel
+from ..models.shape import require_causal_language_model
+from .device import require_capable
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model on its device, its tokenizer, and the dtype of its matrix products."""
+
+    model: Any
+    tokenizer: Any
+    compute_dtype: str
+
+
+def load_tokenizer(resolved: ResolvedModel) -> Any:
+    """The model's tokenizer, with a pad token of its own where the vocabulary has a spare one."""
+    tokenizer = _from_pretrained(AutoTokenizer, resolved)
+    if tokenizer.pad_token_id is None:
+        # Labels are built from spans, not from pad ids, so padding with EOS hides nothing from the loss.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {resolved.reference.name} has neither a pad nor an EOS token.",
+            next_step="Set eos_token in its tokenizer_config.json.",
+        )
+    return tokenizer
+
+
+def load_model(
+    resolved: ResolvedModel,
+    quantization: QuantizationConfig,
+    *,
+    compute_dtype: str,
+    attention_implementation: str,
+    hardware: Hardware,
+) -> LoadedModel:
+    """Load the base, quantised as configured; embeddings, head and norms in `compute_dtype`.
+
+    Raises `ModelError` for anything but a complete causal language model in safetensors, `MachineError` where
+    the processor cannot run the quantised form or memory runs out.
+    """
+    require_capable(hardware, quantization.kind)
+    _check_config(resolved)
+    arguments = quantization_arguments(quantization, compute_dtype)
+    try:
+        model, info = _from_pretrained(
+            AutoModelForCausalLM,
+            resolved,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=getattr(torch, compute_dtype),
+            quantization_config=BitsAndBytesConfig(**arguments) if arguments else None,
+            attn_implementation="sdpa" if attention_implementation == "auto" else attention_implementation,
+            device_map={"": 0 if hardware.kind == "cuda" else "cpu"},
+        )
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise MachineError(
+            f"{resolved.reference.name} does not fit into the memory of {hardware.name}.",
+            next_step="Choose a smaller model or quantization.kind: nf4.",
+        ) from None
+    _check_complete(resolved, info)
+    _keep_autograd(model)
+    return LoadedModel(model, load_tokenizer(resolved), compute_dtype)
+
+
+def read_config(resolved: ResolvedModel) -> dict[str, Any]:
+    """The model's config as plain data, from its directory or the Hub."""
+    return dict(_from_pretrained(AutoConfig, resolved).to_dict())
+
+
+def _check_config(resolved: ResolvedModel) -> None:
+    values = read_config(resolved)
+    require_causal_language_model(values, resolved.reference.name)
+    quantized = values.get("quantization_config")
+    if quantized:
+        raise ModelError(
+            f"{resolved.reference.name} is quantised already ({quantized.get('quant_method', 'unknown')}).",
+            next_step="Give the original 16-bit model; qlora-tools quantises it while loading.",
+        )
+
+
+def _from_pretrained(auto_class: Any, resolved: ResolvedModel, **arguments: Any) -> Any:
+    try:
+        # Said outright: left out, Transformers may ask on the terminal whether to run a model's own code.
+        return auto_class.from_pretrained(
+            resolved.location, revision=resolved.revision or "main", trust_remote_code=False, **arguments
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _as_model_error(resolved, error) from None
+
+
+def _as_model_error(resolved: ResolvedModel, error: BaseException) -> ModelError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = resolved.reference.name
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return ModelError(
+            f"{name} needs code that is shipped with the model, which is never run.",
+            next_step="Choose a model whose architecture is part of Transformers.",
+        )
+    step = "Check the name and the network; for a gated model set HF_TOKEN. Offline, give a local directory."
+    if Path(resolved.location).is_dir():
+        step = "Check that the directory holds a complete model of an architecture that Transformers knows."
+    return ModelError(f"{name} cannot be loaded: {lines[0] if lines else type(error).__name__}", next_step=step)
+
+
+def _check_complete(resolved: ResolvedModel, info: dict[str, Any]) -> None:
+    missing, mismatched = sorted(info["missing_keys"]), [str(item[0]) for item in info.get("mismatched_keys", ())]
+    if missing or mismatched:
+        shown = ", ".join([*missing, *mismatched][:3])
+        raise ModelError(
+            f"The weights of {resolved.reference.name} do not fit its config.json: {len(missing)} tensors are missing and "
+            f"{len(mismatched)} have another shape ({shown}).",
+            next_step="Fetch the model again; left like this, those layers would be random.",
+        )
+
+
+def _keep_autograd(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights for CPU inference: that path has no autograd, and it stays for good."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,110 @@
+"""What an adapter was trained with, stored beside its weights: the base, its quantisation, and the prompt form.
+
+Generation and merging read it, so that a model is always asked in the form in which it was trained.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..config.schema import QuantizationConfig
+from ..errors import ModelError
+from ..models.local_files import PICKLE_PATTERNS
+from ..models.reference import ModelReference, ResolvedModel, resolve_model
+from .adapters import ADAPTER_WEIGHTS
+
+RECORD_FILE = "qlora_tools.json"
+
+
+class AdapterRecord(BaseModel):
+    """Contents of `qlora_tools.json` in an adapter directory."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format_version: Literal[1] = 1
+    base_name: str
+    base_source: Literal["local", "hub", "catalogue"]
+    base_revision: str | None
+    base_config_sha256: str | None
+    quantization: QuantizationConfig
+    compute_dtype: str
+    style: Literal["chat_template", "instruction", "verbatim"]
+    chat_template_sha256: str | None
+    stop_token_ids: tuple[int, ...]
+
+    def base(self) -> ResolvedModel:
+        """The base model, found again; raises `ModelError` when it is gone or no longer the same."""
+        resolved = resolve_model(ModelReference(self.base_name, self.base_source, self.base_revision))
+        if self.base_config_sha256 != config_hash(resolved):
+            raise ModelError(
+                f"The base {self.base_name} is not the model that this adapter was trained on: its config.json differs.",
+                next_step="Put the original base back, or train again on this one.",
+            )
+        return resolved
+
+
+def config_hash(resolved: ResolvedModel) -> str | None:
+    """SHA-256 of a local model's config.json; None for a Hub id, whose revision identifies it."""
+    path = Path(resolved.location) / "config.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def text_hash(text: str | None) -> str | None:
+    """SHA-256 of a chat template."""
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+
+def write_record(directory: Path, record: AdapterRecord) -> None:
+    """Store the record in an adapter directory."""
+    (directory / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_adapter_record(directory: Path) -> AdapterRecord:
+    """Check an adapter directory and read its record.
+
+    Raises `ModelError` where there is no adapter, where its weights are pickles, or the record is damaged.
+    """
+    adapter_config = directory / "adapter_config.json"
+    if not adapter_config.is_file():
+        raise ModelError(
+            f"{directory} holds no adapter (no adapter_config.json).",
+            next_step="Give the output directory of `qlora train` or its adapter/ directory.",
+        )
+    if not (directory / ADAPTER_WEIGHTS).is_file():
+        pickles = [path.name for pattern in PICKLE_PATTERNS for path in directory.glob(pattern)]
+        found = f", only {', '.join(pickles)}, a pickle that can run code" if pickles else ""
+        raise ModelError(
+            f"The adapter {directory} has no {ADAPTER_WEIGHTS}{found}.", next_step="Save the adapter as safetensors."
+        )
+    path = directory / RECORD_FILE
+    try:
+        return AdapterRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return _record_of_foreign_adapter(adapter_config)
+    except (OSError, ValidationError, UnicodeDecodeError):
+        raise ModelError(f"{path} is damaged.", next_step="Restore the file from the training run.") from None
+
+
+def _record_of_foreign_adapter(adapter_config: Path) -> AdapterRecord:
+    """What can be known of an adapter that other tools made: its base; QLoRA's defaults and the base's template."""
+    try:
+        name = str(json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{adapter_config} names no base model.", next_step="Restore the file.") from None
+    resolved = resolve_model(
+        ModelReference.parse(name, source="hub" if "/" in name and name[0] not in "/.~" else "local")
+    )
+    return AdapterRecord(
+        base_name=name,
+        base_source="hub" if resolved.reference.source == "hub" else "local",
+        base_revision=None,
+        base_config_sha256=config_hash(resolved),
+        quantization=QuantizationConfig(),
+        compute_dtype="auto",
+        style="chat_template",
+        chat_template_sha256=None,
+        stop_token_ids=(),
+    )

@@ -1,0 +1,167 @@
+"""One training run, from config to adapter. Reads from top to bottom; each step is a function of its own module."""
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from ..config import RunConfig, dump_config
+from ..config.library_arguments import resolve_compute_dtype
+from ..data.formats import Example
+from ..data.order import split_for_evaluation
+from ..data.reading import read_examples
+from ..data.rendering import Renderer
+from ..data.rows import TokenRows, tokenize_examples
+from ..errors import DiskSpaceError, MachineError
+from ..events import Listener, RunEvent, ignore
+from ..models.reference import ModelReference, ResolvedModel, resolve_model
+from ..paths import as_path
+from ..requirements import require_tracker
+from ..results import TrainResult
+from .adapters import attach_adapter
+from .batches import build_training_set, choose_layout
+from .device import detect_hardware, reset_peak_memory
+from .fit import Fit
+from .loading import LoadedModel, load_model, load_tokenizer
+from .output import METRICS_FILE, check_output, prepare_output, publish_adapter
+from .record import AdapterRecord, config_hash, text_hash
+from .smoke import smoke_generation
+
+
+def train(config: RunConfig, *, on_event: Listener = ignore) -> TrainResult:
+    """Train an adapter as `config` says and write it to `output.directory`.
+
+    The directory then holds `adapter/` (PEFT format, with tokenizer and `qlora_tools.json`), `config.yaml` (complete, with
+    defaults), `metrics.jsonl` (a line each logged step) and `result.json`. The adapter appears whole or not at all.
+
+    Raises `UsageError` (config, data or model is wrong; nothing is written), `MachineError` (memory, disk or
+    hardware), `CheckFailed` (the loss became NaN; no adapter is written).
+    """
+    began = time.monotonic()
+    output = as_path(config.output.directory)
+    require_tracker(config.training.tracking)
+    check_output(output, overwrite=config.output.overwrite)
+    model = config.model
+    resolved = resolve_model(ModelReference.parse(model.name, source=model.source, revision=model.revision))
+    on_event(RunEvent("phase", "Reading and tokenising rows"))
+    data = _prepare_data(config, load_tokenizer(resolved), on_event)
+    with _limits_of_this_machine(output):
+        on_event(RunEvent("phase", f"Loading {model.name} ({config.quantization.kind})"))
+        loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
+        result = _run(config, resolved, data, loaded, fit, began)
+        (output / "result.json").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _prepare_fit(
+    config: RunConfig, resolved: ResolvedModel, data: "_Data", output: Path, on_event: Listener
+) -> tuple[LoadedModel, Fit]:
+    """Load the model and settle all that can still be wrong, before the output directory is touched."""
+    hardware = detect_hardware()
+    set_seed(config.training.seed)
+    reset_peak_memory(hardware)
+    loaded = load_model(
+        resolved,
+        config.quantization,
+        compute_dtype=resolve_compute_dtype(config.quantization.compute_dtype, hardware),
+        attention_implementation=config.model.attention_implementation,
+        hardware=hardware,
+    )
+    layout = choose_layout(loaded.model, config.training, data.training)
+    training_set = build_training_set(data.training, config.training, layout, loaded.tokenizer.pad_token_id)
+    fit = Fit(config, training_set, data.training, data.evaluation, hardware, loaded.compute_dtype, output, on_event)
+    return loaded, fit
+
+
+def _run(
+    config: RunConfig, resolved: ResolvedModel, data: "_Data", loaded: LoadedModel, fit: Fit, began: float
+) -> TrainResult:
+    smoke = _smoke_answer(config, loaded, data)
+    set_seed(config.training.seed)  # the smoke generation must not move the start of the adapter
+    adapted = attach_adapter(loaded.model, config.lora, resolved)
+    prepare_output(fit.output, overwrite=config.output.overwrite)
+    (fit.output / "config.yaml").write_text(dump_config(config, complete=True), encoding="utf-8")
+    fit.on_event(RunEvent("phase", fit.summary(adapted)))
+    outcome = fit.run(adapted, loaded.tokenizer)
+    record = _record(config, resolved, data, loaded.compute_dtype)
+    publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter")
+    return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Rows to train on and to hold out, how they were rendered, and a prompt to try the model on."""
+
+    renderer: Renderer
+    training: TokenRows
+    evaluation: TokenRows | None
+    sample_prompt: str
+
+
+def _prepare_data(config: RunConfig, tokenizer: Any, on_event: Listener) -> _Data:
+    data = config.data
+    examples = read_examples(as_path(data.path), data.format).examples
+    kept, held = split_for_evaluation(len(examples), data.evaluation_fraction, config.training.seed)
+    held_out = tuple(examples[i] for i in held)
+    if data.evaluation_path is not None:
+        held_out = read_examples(as_path(data.evaluation_path), data.format).examples
+    renderer = Renderer.for_examples(tokenizer, examples)
+
+    def tokens(chosen: tuple[Example, ...]) -> TokenRows:
+        return tokenize_examples(
+            chosen,
+            renderer,
+            loss_on=data.loss_on,
+            max_length_tokens=config.training.max_length_tokens,
+            long_rows=data.long_rows,
+            on_progress=lambda done, total: on_event(RunEvent("progress", "rows", {"done": done, "total": total})),
+        )
+
+    training = tokens(tuple(examples[i] for i in kept))
+    return _Data(renderer, training, tokens(held_out) if held_out else None, renderer.sample_prompt(examples[0]))
+
+
+def _smoke_answer(config: RunConfig, loaded: LoadedModel, data: _Data) -> str | None:
+    if not config.training.smoke_generation:
+        return None
+    return smoke_generation(loaded, data.renderer, data.sample_prompt)
+
+
+def _record(config: RunConfig, resolved: ResolvedModel, data: _Data, compute_dtype: str) -> AdapterRecord:
+    return AdapterRecord(
+        base_name=str(as_path(config.model.name)) if resolved.reference.source == "local" else config.model.name,
+        base_source=resolved.reference.source,
+        base_revision=config.model.revision,
+        base_config_sha256=config_hash(resolved),
+        quantization=config.quantization,
+        compute_dtype=compute_dtype,
+        style=data.renderer.style,
+        chat_template_sha256=text_hash(data.renderer.tokenizer.chat_template),
+        stop_token_ids=data.training.stop_token_ids,
+    )
+
+
+@contextmanager
+def _limits_of_this_machine(output: Path) -> Iterator[None]:
+    """Turn running out of memory or disk into words; what was written before stays."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise MachineError(
+            "The GPU ran out of memory while training.",
+            next_step="Halve training.micro_batch_size and double training.gradient_accumulation_steps (the same result), "
+            "then turn gradient_checkpointing on, then lower training.max_length_tokens.",
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            f"The disk of {output} is full; {output / METRICS_FILE} holds the losses so far, and no adapter was written.",
+            next_step="Free space there, or choose another output.directory.",
+        ) from None

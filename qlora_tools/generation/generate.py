@@ -1,0 +1,73 @@
+"""The public call: prompts in, answers out. What needs torch is imported when it runs."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..data.formats import Message
+from ..errors import UsageError
+from ..events import Listener, RunEvent, ignore
+from ..paths import as_path
+from ..requirements import require_training_libraries
+from ..results import Answer, GenerateResult
+
+Side = Literal["base", "adapter", "both"]
+
+
+def generate(
+    adapter: str | Path,
+    prompts: Sequence[str | Sequence[Message]],
+    *,
+    side: Side = "both",
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    on_event: Listener = ignore,
+) -> GenerateResult:
+    """Answer each prompt with the adapter, its base, or both.
+
+    `adapter` is the output directory of a training run or an adapter directory. A prompt is a user's message or a list of
+    turns; it is rendered as the adapter was trained. `temperature` 0 is greedy.
+
+    Raises `ModelError` (no usable adapter or base), `UsageError` (nothing to answer), `MachineError`.
+    """
+    require_training_libraries("generating text")
+    if not prompts:
+        raise UsageError("There is no prompt to answer.", next_step="Give at least one prompt.")
+    from .session import GenerationSession, adapter_directory
+
+    began = time.monotonic()
+    directory = adapter_directory(as_path(str(adapter)))
+    on_event(RunEvent("phase", "Loading the base and the adapter"))
+    session = GenerationSession.open(directory)
+    conversations = [_turns(prompt) for prompt in prompts]
+
+    def answers(with_adapter: bool) -> list[str] | list[None]:
+        if side not in ("both", "adapter" if with_adapter else "base"):
+            return [None] * len(prompts)
+        on_event(RunEvent("phase", f"Answering with the {'adapter' if with_adapter else 'base'}"))
+        return session.answer(
+            conversations,
+            with_adapter=with_adapter,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_event=on_event,
+        )
+
+    base, adapted = answers(False), answers(True)
+    shown = [session.last_user_text(turns) for turns in conversations]
+    return GenerateResult(
+        model=session.record.base_name,
+        adapter=str(directory),
+        device=session.hardware.name,
+        answers=[Answer(prompt=p, base=b, adapter=a) for p, b, a in zip(shown, base, adapted, strict=True)],
+        seconds=time.monotonic() - began,
+    )
+
+
+def _turns(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message(role="user", content=prompt),)
+    return tuple(prompt)

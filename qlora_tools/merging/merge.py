@@ -1,0 +1,77 @@
+"""The public call: an adapter in, a plain model directory out, checked before it is called merged.
+
+A first version: it holds the whole model in host memory as fp32 while merging.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..errors import CheckFailed, UsageError
+from ..events import Listener, RunEvent, ignore
+from ..paths import as_path
+from ..requirements import require_training_libraries
+from ..results import MergeResult, ParityResult
+from .prompts import PARITY_PROMPTS
+
+MergeBase = Literal["trained", "original"]
+MergeDtype = Literal["bfloat16", "float16", "float32"]
+
+
+def merge(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    base: MergeBase = "trained",
+    dtype: MergeDtype = "bfloat16",
+    prompts: Sequence[str] = PARITY_PROMPTS,
+    check: bool = True,
+    on_event: Listener = ignore,
+) -> MergeResult:
+    """Merge an adapter and write a model directory that plain Transformers loads.
+
+    `base` "trained" merges into the weights that the adapter was trained against (for a 4-bit base: dequantised),
+    so the result answers as the adapter did; "original" merges into the 16-bit weights. With `check`, the merged
+    model is compared on `prompts` with that base plus the adapter, and only then put in place.
+
+    Raises `ModelError`, `UsageError` (output exists), `MachineError` (memory, disk), `CheckFailed` (parity).
+    """
+    require_training_libraries("merging")
+    began = time.monotonic()
+    target = as_path(str(output))
+    if target.exists():
+        raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
+    from .parity import compare, reference_answers
+    from .weights import write_merged
+
+    source = as_path(str(adapter))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        on_event(RunEvent("phase", f"Merging into the {base} base"))
+        write_merged(source, partial, base=base, dtype=dtype)
+        parity = None
+        if check:
+            on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
+            parity = compare(partial, reference_answers(source, prompts, base=base))
+            _require_parity(parity)
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    return MergeResult(
+        directory=str(target), base=base, dtype=dtype, size_bytes=size, parity=parity, seconds=time.monotonic() - began
+    )
+
+
+def _require_parity(parity: ParityResult) -> None:
+    if not parity.passed:
+        raise CheckFailed(
+            f"The merged model does not answer as base plus adapter: top-1 agreement {parity.top1_agreement:.4f} (at least "
+            f"0.99 is needed), mean KL {parity.mean_kl:.2e} nats (at most 1e-3); nothing was written.",
+            next_step="Merge with --dtype float32, or keep base and adapter apart.",
+        )

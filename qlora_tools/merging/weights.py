@@ -1,0 +1,71 @@
+"""Merging the weights: base in fp32, adapter added by PEFT, result saved as safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import PeftModel
+
+from ..config.schema import QuantizationConfig
+from ..engine.loading import LoadedModel, load_model
+from ..engine.record import AdapterRecord, read_adapter_record
+from ..errors import MachineError
+from ..generation.session import adapter_directory, adapter_tokenizer
+from ..models.hardware import Hardware
+
+
+def host_hardware() -> Hardware:
+    """The CPU of this machine: merging needs no GPU."""
+    memory = psutil.virtual_memory()
+    return Hardware("cpu", "CPU", memory.total, memory.available, computes_bfloat16=False)
+
+
+def write_merged(source: Path, target: Path, *, base: str, dtype: str) -> None:
+    """Write model, tokenizer and generation config of the merged model to the empty directory `target`."""
+    directory = adapter_directory(source)
+    record = read_adapter_record(directory)
+    loaded = load_base(record, base)
+    merged = PeftModel.from_pretrained(loaded.model, directory).merge_and_unload(safe_merge=True)
+    merged = merged.to(getattr(torch, dtype))
+    merged.config.use_cache = True
+    stops = {*record.stop_token_ids, *_as_list(merged.generation_config.eos_token_id)}
+    merged.generation_config.eos_token_id = sorted(stops)
+    merged.save_pretrained(target)
+    adapter_tokenizer(directory, loaded.tokenizer).save_pretrained(target)
+
+
+def load_base(record: AdapterRecord, base: str) -> LoadedModel:
+    """The base that an adapter is merged into, in fp32 on the host: dequantised ("trained") or as published."""
+    resolved, unquantized = record.base(), QuantizationConfig(kind="none")
+    quantization = record.quantization if base == "trained" else unquantized
+    loaded = load_model(
+        resolved,
+        quantization,
+        compute_dtype="float32",
+        attention_implementation="auto",
+        hardware=host_hardware(),
+    )
+    if quantization.kind == "none":
+        return loaded
+    _require_memory(loaded.model)
+    return LoadedModel(_dequantized(loaded.model), loaded.tokenizer, "float32")
+
+
+def _dequantized(model: Any) -> Any:
+    plain = model.dequantize(dtype=torch.float32)
+    plain.config.__dict__.pop("quantization_config", None)
+    return plain
+
+
+def _require_memory(model: Any) -> None:
+    needed, available = 4 * model.num_parameters(), psutil.virtual_memory().available
+    if needed > available:
+        raise MachineError(
+            f"Merging holds the model in fp32: {needed / 2**30:.1f} GiB are needed and {available / 2**30:.1f} are free.",
+            next_step="Merge on a machine with more memory, or serve base and adapter apart.",
+        )
+
+
+def _as_list(value: Any) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [int(value)]

@@ -1,0 +1,97 @@
+"""Telling apart what a model name means, and finding the model's files.
+
+The form of a name decides, never what happens to exist on disk: `/x`, `./x`, `../x` and `~/x` are directories,
+`owner/name` is a Hub id, a bare name stands in the catalogue. `model.source` overrides it.
+"""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import ModelError
+from ..paths import as_path
+from .catalogue import CATALOGUE, CatalogueModel
+from .local_files import check_model_directory
+
+Source = Literal["local", "hub", "catalogue"]
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model as a user names it, with its meaning settled."""
+
+    name: str
+    source: Source
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, *, source: str = "auto", revision: str | None = None) -> "ModelReference":
+        """Settle what `name` means; raises `ModelError` when its form does not fit `source`."""
+        settled = _source_by_form(name) if source == "auto" else source
+        if settled == "local":
+            return cls(name, "local", revision)
+        if settled == "hub":
+            _require_hub_id(name)
+            return cls(name, "hub", revision)
+        _require_catalogue_name(name)
+        return cls(name, "catalogue", revision)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """Where a model's files are: a directory, or a Hub id for the libraries to fetch."""
+
+    reference: ModelReference
+    location: str
+    revision: str | None
+
+
+def resolve_model(reference: ModelReference) -> ResolvedModel:
+    """Find the files of a model; prepares a catalogue model that ships in a Python package (once, then cached).
+
+    Raises `ModelError` where there are no weights that are safe to load.
+    """
+    if reference.source == "hub":
+        return ResolvedModel(reference, reference.name, reference.revision)
+    if reference.source == "local":
+        directory = as_path(reference.name)
+        check_model_directory(directory)
+        return ResolvedModel(reference, str(directory), None)
+    return _resolve_catalogue_model(reference, CATALOGUE[reference.name])
+
+
+def _resolve_catalogue_model(reference: ModelReference, model: CatalogueModel) -> ResolvedModel:
+    if model.packaged and os.environ.get("QLORA_CATALOGUE_FROM_HUB") != "1":
+        from .packaged import prepare_packaged_model
+
+        return ResolvedModel(reference, str(prepare_packaged_model(model)), None)
+    return ResolvedModel(reference, model.hub_id, reference.revision)
+
+
+def _source_by_form(name: str) -> Source:
+    if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or Path(name).is_absolute():
+        return "local"
+    return "hub" if "/" in name else "catalogue"
+
+
+def _require_hub_id(name: str) -> None:
+    if not _HUB_ID.match(name) or ".." in name or len(name) > 200:
+        raise ModelError(
+            f"{name!r} is not a Hub id, which has the form owner/name.",
+            next_step=f"Write ./{name} for a local directory, or set model.source to say what it is.",
+        )
+
+
+def _require_catalogue_name(name: str) -> None:
+    if name in CATALOGUE:
+        return
+    near = difflib.get_close_matches(name, CATALOGUE, n=3) or list(CATALOGUE)
+    raise ModelError(
+        f"The catalogue has no model {name!r}; nearest: {', '.join(near)}.",
+        next_step=f"Write ./{name} for a local directory or owner/{name} for a model on the Hub.",
+    )

@@ -1,0 +1,91 @@
+"""What the operations return. Plain pydantic models: `model_dump(mode="json")` is what `--json` prints."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RowCounts(_Result):
+    """What became of the rows of a dataset: `used` = read - dropped."""
+
+    read: int
+    used: int
+    tokens: int
+    learnt_tokens: int
+    cut: int
+    dropped_long: int
+    dropped_nothing_to_learn: int
+
+
+class TrainResult(_Result):
+    """A finished training run. Losses are per token; memory in bytes; times in seconds."""
+
+    output_directory: str
+    adapter_directory: str
+    engine: str
+    engine_reason: str
+    device: str
+    compute_dtype: str
+    packing: str
+    steps: int
+    planned_steps: int
+    stopped_early: bool
+    losses: list[float]
+    evaluation_losses: dict[int, float]
+    saved_step: int
+    trainable_parameters: int
+    total_parameters: int
+    training_rows: RowCounts
+    evaluation_rows: RowCounts | None
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    train_seconds: float
+    total_seconds: float
+    tokens_per_second: float
+    smoke_answer: str | None
+    versions: dict[str, str]
+
+
+class Answer(_Result):
+    """Answers to one prompt; None where that side was not asked for."""
+
+    prompt: str
+    base: str | None
+    adapter: str | None
+
+
+class GenerateResult(_Result):
+    """Answers in the order of the prompts."""
+
+    model: str
+    adapter: str | None
+    device: str
+    answers: list[Answer]
+    seconds: float
+
+
+class ParityResult(_Result):
+    """How far the merged model answers as base plus adapter did, on the same prompts.
+
+    `top1_agreement` and `mean_kl` (nats a token) are taken over the tokens of the reference answers.
+    """
+
+    prompts: int
+    tokens: int
+    same_answers: int
+    top1_agreement: float
+    mean_kl: float
+    passed: bool
+
+
+class MergeResult(_Result):
+    """A merged model on disk. `base` says what the adapter was merged into."""
+
+    directory: str
+    base: str
+    dtype: str
+    size_bytes: int
+    parity: ParityResult | None
+    seconds: float

@@ -55,7 +55,7 @@ class ModelConfig(_Part):
     )
     attention_implementation: Attention = Field(
         "auto",
-        description="Attention kernel of Transformers. auto = sdpa. flash_attention_2 (needs the flash-attn package) is "
+        description="Attention kernel of Transformers. auto = sdpa where the model has it. flash_attention_2 (needs the flash-attn package) is "
         "faster on packed rows; eager keeps tokens x tokens scores and takes the most memory.",
     )
 

@@ -59,38 +59,20 @@ class Draw:
         return self.one(pool.held_out if self._held_out and self.chance(KEPT_VALUES) else pool.shared)
 
 
-def number_words(number: int) -> str:
-    """A number below one hundred in words: 25 is "twenty five"."""
-    if number < 20:
-        return words.UNITS[number]
-    tens, units = divmod(number, 10)
-    return f"{words.TENS[tens]} {words.UNITS[units]}" if units else words.TENS[tens]
-
-
 def _with_article(phrase: str) -> str:
     return f"{'an' if phrase.startswith(('8', '11 ', '18 ')) else 'a'} {phrase}"
 
 
 def _timer(draw: Draw, _pattern: str) -> tuple[Slots, Answer]:
-    minutes = draw.one(range(2, 120))
+    minutes = draw.one(range(2, 91))
     slots = {"duration": f"{minutes} minutes", "sized": _with_article(f"{minutes} minute")}
     label = draw.word(words.TIMER_LABELS)
     return slots | {"label": label}, {"label": label, "minutes": minutes}
 
 
-def _day(draw: Draw) -> tuple[Slots, str]:
-    if draw.chance(0.2):
-        day = draw.one(("today", "tomorrow"))
-        return {"day": day, "on_day": day}, day
-    name = draw.one(words.WEEKDAYS)
-    said = draw.one((name, name.lower()))
-    return {"day": said, "on_day": f"on {said}"}, name.lower()
-
-
 def _message(draw: Draw, _pattern: str) -> tuple[Slots, Answer]:
-    slots, _ = _day(draw)
-    slots |= {"place": draw.word(words.PLACES), "food": draw.word(words.FOODS), "thing": draw.word(words.THINGS)}
-    slots |= {"count": number_words(draw.one(range(5, 60, 5))), "hour": number_words(draw.one(range(5, 10)))}
+    slots = {"place": draw.word(words.PLACES), "food": draw.word(words.FOODS), "thing": draw.word(words.THINGS)}
+    slots |= {"day": draw.one(words.WEEKDAYS), "hour": draw.one(words.HOURS), "delay": draw.one(words.DELAYS)}
     text = draw.one(words.TEXTS).format(**slots)
     to = draw.word(words.NAMES)
     return {"to": to, "text": text}, {"to": to, "text": text}
@@ -98,8 +80,8 @@ def _message(draw: Draw, _pattern: str) -> tuple[Slots, Answer]:
 
 def _list_item(draw: Draw, _pattern: str) -> tuple[Slots, Answer]:
     kind = draw.one(words.LISTS)
-    name, item = draw.word(kind.names), draw.word(draw.one((kind.counted, kind.uncounted)))
-    return {"list": name, "things": item}, {"list": name, "item": item}
+    name, item = draw.word(kind.names), draw.word(kind.items)
+    return {"list": name, "item": item}, {"list": name, "item": item}
 
 
 def _device(draw: Draw, pattern: str) -> tuple[Slots, Answer]:
@@ -144,7 +126,8 @@ def _sentence(draw: Draw, pattern: str, slots: Slots, is_command: bool) -> str:
     sentence = " ".join([*openings, pattern.format(**slots)])
     # After a dictated text a courtesy could be part of the text.
     if draw.chance(0.15) and not question and "please" not in sentence and not pattern.endswith("{text}"):
-        sentence += f", {draw.one(words.COURTESIES)}"
+        courtesies = ("please", *words.THANKS) if is_command else words.THANKS
+        sentence += f", {draw.one(courtesies)}"
     if draw.chance(0.6):
         sentence = sentence[0].upper() + sentence[1:]
     return sentence + draw.one(("?" if question else ".", ""))
@@ -152,7 +135,7 @@ def _sentence(draw: Draw, pattern: str, slots: Slots, is_command: bool) -> str:
 
 def _example(draw: Draw, call: str) -> tuple[str, str]:
     phrasings, fill = CALLS[call]
-    pattern = draw.one(phrasings.commands + phrasings.statements)
+    pattern = draw.one(phrasings.commands + phrasings.plain)
     slots, answer = fill(draw, pattern)
     sentence = _sentence(draw, pattern, slots, pattern in phrasings.commands)
     return sentence, json.dumps({"call": call, **answer}, ensure_ascii=False, separators=(",", ":"))

@@ -1,8 +1,8 @@
 """Word lists and phrasings of the demonstration dataset.
 
-A `Pool` has values that both splits may use and values kept for the held-out split. In a phrasing, a slot such as
-`{off}` also decides the answer. Phrasings never begin with a free value, so
-that capitalising a sentence leaves every value as it was.
+A `Pool` has values that both splits may use and values kept for the held-out split, which no other list repeats. In a
+phrasing, `{on}` or `{off}` also decides the answer. Phrasings never begin with a free value, so that capitalising a
+sentence leaves every value as it was.
 """
 
 from typing import NamedTuple
@@ -16,18 +16,17 @@ class Pool(NamedTuple):
 
 
 class Phrasings(NamedTuple):
-    """Sentence patterns of one call: commands take "could you" in front, statements do not."""
+    """Sentence patterns of one call: commands read well after "could you", plain ones do not."""
 
     commands: tuple[str, ...]
-    statements: tuple[str, ...]
+    plain: tuple[str, ...]
 
 
 class ListKind(NamedTuple):
-    """One kind of list: what it is called, what is counted on it and what is not."""
+    """One kind of list: what it is called and what goes on it."""
 
     names: Pool
-    counted: Pool
-    uncounted: Pool
+    items: Pool
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -42,24 +41,21 @@ def _alternatives(text: str) -> tuple[str, ...]:
     return tuple(text.split(" | "))
 
 
-def _phrasings(commands: str, statements: str) -> Phrasings:
-    return Phrasings(_alternatives(commands), _alternatives(statements))
+def _phrasings(commands: str, plain: str) -> Phrasings:
+    return Phrasings(_alternatives(commands), _alternatives(plain))
 
 
 ATTENTION = _words("hey, okay, hi there, right, um, so, oh, quick one, one more thing, before I forget")
 DEFERENCE = _words(
     "when you get a chance, if you can, when you have a second, if you don't mind, whenever you're ready"
 )
-QUESTIONS = _words("could you, can you, would you, will you, could you please, can you please, can you quickly")
+QUESTIONS = _words("could you, can you, would you, will you, could you please, can you please, could you just")
 REQUESTS = _words("please, just, go ahead and, I'd like you to, I need you to, I want you to, please just")
-COURTESIES = _words("please, thanks, thank you, cheers, thanks a lot")
+THANKS = _words("thanks, thank you, cheers, thanks a lot")
 
 WEEKDAYS = _words("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-UNITS = _words(
-    "zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, "
-    "sixteen, seventeen, eighteen, nineteen"
-)
-TENS = _words("-, -, twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety")
+HOURS = _words("five, six, seven, eight, nine")
+DELAYS = _words("five, ten, fifteen, twenty, twenty-five, thirty, forty, forty-five, fifty")
 
 NAMES = _pool(
     "Maya, Leo, Priya, Tom, Nadia, Omar, Grace, Felix, Ines, Kofi, Hanna, Diego, Yuki, Sam, Elif, Marco, Ruth, Anton, "
@@ -69,7 +65,7 @@ NAMES = _pool(
 )
 ROOMS = _pool(
     "kitchen, living room, bedroom, bathroom, hallway, garage, office, nursery, guest room, attic, dining room, study, "
-    "playroom, laundry room, library, workshop, loft, porch",
+    "playroom, laundry room, library, workshop, loft, cellar",
     "conservatory, basement, spare room, sunroom, utility room, music room",
 )
 
@@ -77,25 +73,25 @@ TIMER_LABELS = _pool(
     "pasta, rice, laundry, pizza, tea, homework, reading, meditation, bread, porridge, soup, stretching, coffee, yoga, "
     "piano practice, revision, broccoli, salmon, risotto, couscous, curry, lasagne, gravy, dough, chess, screen time, "
     "cleaning, hair dye, toast",
-    "sourdough, quinoa, spaghetti, polenta, guitar practice, painting, jam, ramen, tidying, salsa",
+    "sourdough, quinoa, spaghetti, polenta, guitar practice, painting, jam, ramen, tidying, dumplings",
 )
 TIMER = _phrasings(
     "set a timer called {label} for {duration} | start {sized} timer called {label} | "
-    "set {sized} timer for {label} | set a {label} timer for {duration} | start a {label} timer, {duration} | "
+    "set {sized} timer for {label} | set a {label} timer for {duration} | "
     "make {sized} timer and call it {label} | set a timer for {duration} and name it {label} | "
     "run a {label} timer for {duration}",
     "I need {sized} timer for {label} | I'd like a {label} timer for {duration} | "
-    "new timer, {duration}, called {label} | timer for {label}, {duration}",
+    "new timer, {duration}, called {label} | timer for {label}, {duration} | start a {label} timer, {duration}",
 )
 
 # Texts never say "you" or "your": whether to turn them into the assistant's "they" would be open.
 TEXTS = _alternatives(
-    "I'm running late | I'll be {count} minutes late | I'm on my way to the {place} | I just left the {place} | "
+    "I'm running late | I'll be {delay} minutes late | I'm on my way to the {place} | I just left the {place} | "
     "I'm still at the {place} | I'll pick up {food} on the way home | I'm bringing {food} tonight | "
-    "we need more {food} | the {thing} has arrived | the {thing} is broken again | the {thing} is in the car | "
+    "we need more {food} | the {thing} has arrived | the {thing} is on the kitchen table | the {thing} is in the car | "
     "I found the {thing} | I can't find the {thing} | I left the {thing} at the {place} | "
-    "dinner is at {hour} tonight | the meeting moved to {day} | I can't make it {on_day} | "
-    "practice is cancelled {on_day} | we are meeting at the {place} at {hour} | I'll call back in {count} minutes | "
+    "dinner is at {hour} tonight | the meeting moved to {day} | I can't make it on {day} | "
+    "practice is cancelled on {day} | we are meeting at the {place} at {hour} | I'll call back in {delay} minutes | "
     "I put {food} in the fridge"
 )
 PLACES = _pool(
@@ -105,7 +101,7 @@ PLACES = _pool(
 )
 FOODS = _pool(
     "bread, pizza, salad, milk, dessert, noodles, cheese, coffee, soup, cake, fruit, ice cream, juice, pie, sushi",
-    "lasagne, pancakes, lemonade, curry, doughnuts, olives, tacos",
+    "trifle, pancakes, smoothies, brownies, doughnuts, olives, tacos",
 )
 THINGS = _pool(
     "parcel, umbrella, charger, laptop, passport, toolbox, guitar, blue folder, rucksack, "
@@ -114,69 +110,62 @@ THINGS = _pool(
 )
 MESSAGE = _phrasings(
     "tell {to} {text} | tell {to} that {text} | let {to} know {text} | let {to} know that {text} | "
-    "text {to} that {text} | text {to} saying {text} | message {to}: {text} | send {to} a message saying {text} | "
-    "send a text to {to} saying {text} | send a message to {to}: {text} | write to {to} that {text} | "
+    "text {to} that {text} | text {to} saying {text} | send {to} a message saying {text} | "
+    "send a text to {to} saying {text} | write to {to} that {text} | "
     'drop {to} a line saying {text} | send "{text}" to {to} | inform {to} that {text}',
+    "message {to}: {text} | send a message to {to}: {text} | "
     "I want {to} to know that {text} | I need to tell {to} that {text} | message for {to}: {text} | "
     "text for {to}, {text} | I have to let {to} know that {text}",
 )
 
 LISTS = (
     ListKind(
-        _pool("shopping, grocery, weekend", "market"),
+        _pool("shopping, grocery, weekend", "pantry"),
         _pool(
-            "lemons, eggs, onions, bananas, apples, avocados, tomatoes, bagels, yoghurts, limes, peppers, carrots, "
-            "courgettes, mangoes, pears, croissants, cucumbers, leeks, oranges, muffins, potatoes, mushrooms",
-            "aubergines, figs, peaches, shallots, burger buns, artichokes, plums, parsnips, kiwis",
-        ),
-        _pool(
-            "oat milk, butter, olive oil, flour, washing powder, honey, basil, brown rice, peanut butter, dog food, "
-            "toilet paper, cheddar, coffee, tofu, cinnamon, green tea, dish soap, cat litter",
-            "soy sauce, maple syrup, almond milk, bin liners, smoked paprika, feta, rye bread, oregano",
+            "lemons, eggs, onions, bananas, apples, avocados, tomatoes, bagels, yoghurts, limes, peppers, "
+            "carrots, courgettes, mangoes, pears, croissants, cucumbers, leeks, oranges, muffins, potatoes, "
+            "mushrooms, oat milk, butter, olive oil, flour, washing powder, honey, basil, brown rice, "
+            "peanut butter, dog food, toilet paper, cheddar, coffee, tofu, cinnamon, green tea, dish soap, cat litter",
+            "aubergines, figs, peaches, shallots, burger buns, artichokes, plums, parsnips, kiwis, soy sauce, "
+            "maple syrup, almond milk, bin liners, smoked paprika, feta, rye bread, oregano",
         ),
     ),
     ListKind(
         _pool("packing, holiday, camping", "festival"),
         _pool(
-            "socks, t-shirts, towels, jumpers, batteries, torches, water bottles, sleeping bags, shirts, tents",
-            "camping chairs, swimsuits, head torches, pillowcases, plastic cups",
-        ),
-        _pool(
+            "socks, t-shirts, towels, jumpers, batteries, torches, water bottles, sleeping bags, shirts, tents, "
             "sun cream, toothpaste, insect spray, shampoo, soap, sunglasses, rope, matches, firewood, lip balm",
-            "hand cream, hiking boots, walking poles, mosquito net, dry shampoo",
+            "camping chairs, swimsuits, head torches, pillowcases, plastic cups, hand cream, hiking boots, "
+            "walking poles, mosquito net, dry shampoo",
         ),
     ),
     ListKind(
         _pool("hardware, workshop, garden", "repairs"),
         _pool(
-            "light bulbs, paint brushes, hinges, door handles, flower pots, shelf brackets, hooks, hose clips, fuses",
-            "picture frames, curtain rings, drill bits, garden canes, door stops",
-        ),
-        _pool(
-            "sandpaper, wood glue, white paint, compost, grass seed, masking tape, grout, gravel, duct tape, varnish",
-            "plant feed, metal polish, wall filler, wire mesh, linseed oil",
+            "light bulbs, paint brushes, hinges, door handles, flower pots, shelf brackets, hooks, hose clips, "
+            "fuses, sandpaper, wood glue, white paint, compost, grass seed, masking tape, grout, gravel, "
+            "duct tape, varnish",
+            "picture frames, curtain rings, drill bits, garden canes, door stops, plant feed, metal polish, "
+            "wall filler, wire mesh, linseed oil",
         ),
     ),
     ListKind(
         _pool("party, picnic, birthday", "wedding"),
         _pool(
-            "balloons, candles, paper plates, cupcakes, gift bags, napkins, glasses, chairs, lanterns, party hats",
-            "place cards, tablecloths, garlands, confetti cannons, jugs",
-        ),
-        _pool(
-            "lemonade, ribbon, popcorn, crisps, ginger beer, salsa, wrapping paper, ice, hummus, iced tea",
-            "bunting, tonic water, guacamole, potato salad, apple juice",
+            "balloons, candles, paper plates, cupcakes, gift bags, napkins, glasses, chairs, lanterns, "
+            "party hats, lemonade, ribbon, popcorn, crisps, ginger beer, salsa, wrapping paper, ice, hummus, iced tea",
+            "place cards, tablecloths, garlands, confetti cannons, jugs, bunting, tonic water, guacamole, "
+            "potato salad, apple juice",
         ),
     ),
 )
 LIST = _phrasings(
-    "add {things} to the {list} list | add {things} to my {list} list | put {things} on the {list} list | "
-    "put {things} on my {list} list | stick {things} on the {list} list | write {things} on the {list} list | "
-    "note down {things} on my {list} list | include {things} on the {list} list | "
-    "get {things} onto the {list} list | pop {things} on the {list} list",
-    "I need {things} on the {list} list | we need {things}, make a note on the {list} list | "
-    "the {list} list needs {things} | my {list} list is missing {things} | on the {list} list, put {things} | "
-    "to the {list} list, add {things} | I want {things} on my {list} list",
+    "add {item} to the {list} list | add {item} to my {list} list | put {item} on the {list} list | "
+    "put {item} on my {list} list | stick {item} on the {list} list | write {item} on the {list} list | "
+    "note down {item} on my {list} list | get {item} onto the {list} list | pop {item} on the {list} list",
+    "I need {item} on the {list} list | we need {item}, make a note on the {list} list | "
+    "the {list} list needs {item} | my {list} list is missing {item} | on the {list} list, put {item} | "
+    "to the {list} list, add {item} | I want {item} on my {list} list",
 )
 
 SWITCHED = _pool(
@@ -188,7 +177,7 @@ DEVICE = _phrasings(
     "switch {on} the {room} {device} | switch {off} the {room} {device} | turn the {room} {device} {on} | "
     "turn the {room} {device} {off} | switch the {device} in the {room} {on} | "
     "switch the {device} in the {room} {off} | shut {off} the {device} in the {room} | "
-    "get the {room} {device} {on} for me | get the {device} in the {room} {off} for me",
+    "put the {room} {device} {on} for me | power {off} the {device} in the {room}",
     "I want the {room} {device} {on} | I want the {device} in the {room} {off} | "
     "I don't need the {room} {device} any more, switch {it} {off} | "
     "I left the {room} {device} on, turn {it} {off} | the {device} in the {room} can go {off} now | "
@@ -196,8 +185,8 @@ DEVICE = _phrasings(
 )
 
 STYLES = _pool(
-    "quiet, upbeat, slow, classic, modern, nineties, eighties, instrumental, French, Brazilian, acoustic, live, old",
-    "seventies, Cuban, mellow, electronic, Italian",
+    "quiet, upbeat, slow, classic, modern, nineties, eighties, lively, French, Brazilian, relaxing, live, old",
+    "seventies, Cuban, mellow, sixties, Italian",
 )
 GENRES = _pool(
     "jazz, soul, reggae, folk music, techno, blues, disco, funk, country music, opera, swing, salsa, gospel, punk, "

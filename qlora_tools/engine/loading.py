@@ -64,7 +64,7 @@ def load_model(
             output_loading_info=True,
             dtype=getattr(torch, compute_dtype),
             quantization_config=BitsAndBytesConfig(**arguments) if arguments else None,
-            attn_implementation="sdpa" if attention_implementation == "auto" else attention_implementation,
+            attn_implementation=None if attention_implementation == "auto" else attention_implementation,
             device_map={"": 0 if hardware.kind == "cuda" else "cpu"},
         )
     except (torch.cuda.OutOfMemoryError, MemoryError):

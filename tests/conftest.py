@@ -1,0 +1,78 @@
+"""Shared fixtures: offline, one cache, tiny models with random weights in the shape of each family."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("QLORA_CACHE", str(Path(__file__).resolve().parent.parent / ".cache"))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from .families import make_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_model("llama")` is the directory of a small random model of that family, made once a session."""
+    root = tmp_path_factory.mktemp("models")
+
+    def directory(family: str) -> Path:
+        target = root / family
+        if not target.exists():
+            make_model(family, target)
+        return target
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty short question/answer chats of differing length."""
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"say {'very ' * (i % 4)}number {i}"},
+                {"role": "assistant", "content": f"number {i} it is"},
+            ]
+        }
+        for i in range(20)
+    ]
+    write_rows(path, rows)
+    return path
+
+
+@pytest.fixture
+def config_for(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Raw run configs for a model and data; further parts as keyword arguments. Each call has its own output."""
+    made = []
+
+    def config(directory: Path, rows: Path, /, **parts: dict[str, Any]) -> dict[str, Any]:
+        made.append(directory)
+        training = {
+            "max_steps": 3,
+            "micro_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_length_tokens": 64,
+            "learning_rate": 1e-3,
+            "smoke_generation": False,
+            **parts.pop("training", {}),
+        }
+        return {
+            "model": {"name": str(directory), **parts.pop("model", {})},
+            "data": {"path": str(rows), **parts.pop("data", {})},
+            "output": {"directory": str(tmp_path / f"run-{len(made)}"), **parts.pop("output", {})},
+            "training": training,
+            **parts,
+        }
+
+    return config
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

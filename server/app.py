@@ -34,7 +34,7 @@ def build_server() -> MCPServer:
     server = _StrictServer(name="qlora", version=__version__, instructions=_INSTRUCTIONS + ", ".join(topics()))
     server.tool(name="check_environment", annotations=_READ_ONLY, structured_output=True)(_check_environment)
     server.tool(name="create_config", annotations=_READ_ONLY, structured_output=True)(_create_config)
-    server.resource("qlora://guide/{topic}", name="guide", mime_type="text/markdown")(read_topic)
+    server.resource("qlora://guide/{topic}", name="guide", mime_type="text/markdown")(_guide)
     return server
 
 
@@ -55,6 +55,11 @@ async def _create_config(config: str) -> ConfigAnswer:
     return ConfigAnswer(
         config_yaml=dump_config(parsed, complete=True), next_step="Save it as run.yaml, then: qlora train run.yaml"
     )
+
+
+def _guide(topic: str) -> str:
+    """A short reference text in Markdown."""
+    return read_topic(topic)
 
 
 class _StrictServer(MCPServer):

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 512
-_CORPUS = ["say very number it is one two three four five six seven eight nine ten", "what is the capital of Japan? Tokyo."]
+_CORPUS = [
+    "say very number it is one two three four five six seven eight nine ten",
+    "what is the capital of Japan? Tokyo.",
+]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,11 @@ FAMILIES: dict[str, Family] = {
         sizes={"head_dim": 32, "sliding_window": 32, "query_pre_attn_scalar": 32},
     ),
     "phi3": Family(
-        "Phi3Config", "<|endoftext|>", "<|end|>", _PHI, ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+        "Phi3Config",
+        "<|endoftext|>",
+        "<|end|>",
+        _PHI,
+        ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"),
     ),
 }
 
@@ -115,6 +122,9 @@ def make_model(family: str, target: Path, *, template: bool = True, seed: int = 
     )
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    # At their usual 0.02 the logits of so narrow a model are all alike, and no adapter could learn anything.
+    model.get_input_embeddings().weight.data.normal_(0, 0.5)
+    model.get_output_embeddings().weight.data.normal_(0, 0.5)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

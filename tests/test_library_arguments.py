@@ -69,7 +69,8 @@ def test_every_named_argument_exists_in_the_installed_library() -> None:
 
 def test_every_named_argument_is_really_passed(tmp_path: Path) -> None:
     config = config_with(
-        data={"evaluation_fraction": 0.1}, training={"evaluation_every_steps": 5, "early_stopping_patience": 2}
+        data={"path": "rows.jsonl", "evaluation_fraction": 0.1},
+        training={"evaluation_every_steps": 5, "early_stopping_patience": 2},
     )
     passed = {
         "BitsAndBytesConfig": {"load_in_8bit", *(quantization_arguments(config.quantization, "bfloat16") or ())},
@@ -219,7 +220,9 @@ def test_mixed_precision_follows_the_compute_dtype(dtype: str, flags: tuple[bool
 def test_evaluation_steps_are_passed_where_there_are_rows_to_evaluate_on(tmp_path: Path) -> None:
     from trl import SFTConfig
 
-    config = config_with(data={"evaluation_fraction": 0.1}, training={"evaluation_every_steps": 5})
+    config = config_with(
+        data={"path": "rows.jsonl", "evaluation_fraction": 0.1}, training={"evaluation_every_steps": 5}
+    )
     made = SFTConfig(**arguments_of(config, tmp_path, evaluates=True))
     assert (made.eval_strategy, made.eval_steps) == ("steps", 5)
     assert SFTConfig(**arguments_of(config, tmp_path, evaluates=False)).eval_strategy == "no"

@@ -32,6 +32,7 @@ RANKS = {
     "paths": 0,
     "results": 0,
     "subprocesses": 0,
+    "disk": 1,
     "requirements": 1,
     "models": 2,
     "config": 3,

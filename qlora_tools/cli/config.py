@@ -47,8 +47,8 @@ def explain(file: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), "fields": [asdict(item) for item in explanations]})
         return
-    table = Table("field", "value", "what it does and which way it moves quality and memory", show_lines=False)
+    table = Table("field", "value", "what it does and which way it moves quality and memory", "read by")
     for item in explanations:
         value = str(item.value) + (" (default)" if item.is_default else "")
-        table.add_row(item.field, value, item.meaning, style="dim" if item.is_default else "")
+        table.add_row(item.field, value, item.meaning, item.passed_to, style="dim" if item.is_default else "")
     stdout().print(table)

@@ -20,6 +20,7 @@ from rich.progress import (
 
 from ..errors import QloraError
 from ..events import Listener, RunEvent
+from ..requirements import require_training_libraries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,8 +54,12 @@ def show_error(error: QloraError, *, as_json: bool) -> None:
 
 
 @contextmanager
-def working() -> Iterator[Listener]:
-    """Shows the events of long work on stderr, and keeps what libraries print off stdout."""
+def working(purpose: str) -> Iterator[Listener]:
+    """Shows the events of long work on stderr, and keeps what libraries print off stdout.
+
+    Raises `MissingLibraryError` where the light install cannot do it.
+    """
+    require_training_libraries(purpose)
     _quiet_libraries()
     columns = (
         TextColumn("{task.description}"),

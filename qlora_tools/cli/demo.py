@@ -35,7 +35,7 @@ def command(output: Path | None, model: str, steps: int | None, as_json: bool) -
     for check in report.checks:
         if check.status != "ok" or check.name in ("GPU", "host memory", "GPU memory", "bfloat16"):
             stderr().print(f"{check.name}: {check.found}", markup=False)
-    with working() as listener:
+    with working("the demo") as listener:
         result = run_demo((output or _free_name()).absolute(), model=model, on_event=listener, steps=steps)
     print_json(_as_json(result)) if as_json else _show(result)
     return 0 if result.passed else 3

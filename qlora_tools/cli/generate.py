@@ -45,7 +45,7 @@ def command(
         raise UsageError("There is no prompt to answer.", next_step='Give -p "..." or --prompts-file.')
     from ..generation import generate
 
-    with working() as listener:
+    with working("generating text") as listener:
         result = generate(
             adapter,
             asked,

@@ -55,8 +55,8 @@ def qlora() -> None:
       qlora generate OUTPUT -p "..."    base and adapter side by side
       qlora merge OUTPUT -o DIR         one plain model directory
 
-    Every command takes --json. Exit codes: 0 ok, 1 a bug, 2 wrong usage, config or data, 3 a check failed,
-    4 this machine cannot (disk, memory, hardware, permission).
+    Every command but mcp takes --json. Exit codes: 0 ok, 1 a bug, 2 wrong usage, config or data, 3 a check failed,
+    4 this machine cannot (disk, memory, hardware, permission), 130 stopped by Ctrl-C.
     """
 
 

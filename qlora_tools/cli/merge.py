@@ -35,7 +35,7 @@ def command(adapter: Path, output: Path, base: str, dtype: str, check: bool, as_
     """
     from ..merging import merge
 
-    with working() as listener:
+    with working("merging") as listener:
         result = merge(
             adapter,
             output,

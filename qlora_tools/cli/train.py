@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from ..config import load_config
-from ..requirements import require_training_libraries
 from ..results import RowCounts, TrainResult
 from .console import json_option, print_json, working
 
@@ -24,8 +23,7 @@ def command(file: Path, as_json: bool) -> None:
       output: {directory: out}
     """
     config = load_config(file)
-    require_training_libraries("training")
-    with working() as listener:
+    with working("training") as listener:
         from ..engine.train import train
 
         result = train(config, on_event=listener)

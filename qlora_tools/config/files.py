@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,7 @@ from ..errors import ConfigError, ConfigProblem, UsageError
 from .rules import conflicts
 from .schema import RunConfig
 
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_CHARACTERS = 100_000
 
 
 def load_config(path: Path) -> RunConfig:
@@ -40,7 +40,7 @@ def dump_config(config: RunConfig, *, as_json: bool = False, complete: bool = Fa
     values = config.model_dump(mode="json", exclude_unset=not complete)
     if as_json:
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
 
 
 def config_schema() -> dict[str, Any]:
@@ -50,8 +50,12 @@ def config_schema() -> dict[str, Any]:
 
 def parse_config_text(text: str, *, source: str) -> Mapping[str, Any]:
     """The mapping in a YAML or JSON text; raises `UsageError` naming line and column where it is neither."""
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        message = f"The config {source} is over {MAX_CONFIG_CHARACTERS:,} characters, too large for a config."
+        raise UsageError(message, next_step="Check the path.")
     try:
-        value = _ConfigLoader(text).get_single_data()
+        value = _as_json(text) if text.lstrip().startswith("{") else None
+        value = _ConfigLoader(text).get_single_data() if value is None else value
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         message = f"The config {source} is not valid YAML or JSON: {_yaml_reason(error)}"
         raise UsageError(message, next_step="Mend that line.") from None
@@ -64,8 +68,8 @@ def parse_config_text(text: str, *, source: str) -> Mapping[str, Any]:
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            message = f"{path} is over {MAX_CONFIG_BYTES:,} bytes, too large for a config."
+        if path.stat().st_size > 4 * MAX_CONFIG_CHARACTERS:
+            message = f"{path} is over {4 * MAX_CONFIG_CHARACTERS:,} bytes, too large for a config."
             raise UsageError(message, next_step="Check the path.")
         return parse_config_text(path.read_text(encoding="utf-8-sig"), source=str(path))
     except FileNotFoundError:
@@ -79,27 +83,63 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
 _EXAMPLE = "The shortest config: {model: {name: ...}, data: {path: ...}, output: {directory: ...}}."
 
 
-class _ConfigLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once, and `2e-4` is a number as in JSON and Python."""
+def _as_json(text: str) -> Any:
+    """The JSON value, or None where the text is YAML in braces; its escapes and tabs are not YAML's."""
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except json.JSONDecodeError:
+        return None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} stands twice")
+    return mapping
+
+
+class _Words:
+    """What YAML reads as other than text, the same for reading and writing: `2e-4` is a number, `off` and dates are words."""
+
+    _FLOAT = "tag:yaml.org,2002:float"
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [
+            (tag, re.compile(r"^(?:true|false)$") if tag.endswith("bool") else pattern)
+            for tag, pattern in resolvers
+            if not tag.endswith("timestamp")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for _first in "-+0123456789":
+        _pattern = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+        yaml_implicit_resolvers[_first] = [*yaml_implicit_resolvers.get(_first, []), (_FLOAT, _pattern)]
+
+
+class _ConfigLoader(_Words, yaml.SafeLoader):
+    """Safe YAML in which a key may stand once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if not isinstance(key, str) or keys.count(key) > 1:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str) or key in seen:
                 problem = f"key {key!r} stands twice" if isinstance(key, str) else f"key {key!r} is not text"
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _ConfigDumper(_Words, yaml.SafeDumper):
+    """Quotes whatever the loader would not read back as text."""
 
 
 def _yaml_reason(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    return f"{place}{getattr(error, 'problem', None) or 'nested too deeply'}."
+    reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or str(error)
+    return f"{place}{reason}."
 
 
 def _nearest_file(path: Path) -> str:
@@ -146,8 +186,9 @@ def _nearest_field(location: list[str]) -> str:
 
 
 def _distinct(problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    """One problem a field, the first said: a union reports each branch that did not match."""
+    """One problem a field, the first said: a union reports each branch that did not match, the deepest knows best."""
     seen: dict[str, ConfigProblem] = {}
     for problem in problems:
-        seen.setdefault(problem.field, problem)
+        if not any(other.field.startswith(problem.field + ".") for other in problems):
+            seen.setdefault(problem.field, problem)
     return list(seen.values())

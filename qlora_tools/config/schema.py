@@ -49,14 +49,14 @@ class ModelConfig(_Part):
     )
     revision: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$",
+        pattern=r"^[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*$",
         max_length=200,
         description="Hub branch, tag or commit. A commit makes the run repeatable; no effect on quality or memory.",
     )
     attention_implementation: Attention = Field(
         "auto",
-        description="Attention kernel of Transformers. auto = sdpa where the model has it. flash_attention_2 (needs the flash-attn package) is "
-        "faster on packed rows; eager keeps tokens x tokens scores and takes the most memory.",
+        description="Attention kernel of Transformers. auto = sdpa where the model has it. flash_attention_2 (needs the "
+        "flash-attn package) is faster on packed rows; eager keeps tokens x tokens scores and takes the most memory.",
     )
 
 
@@ -64,7 +64,7 @@ class DataConfig(_Part):
     """Which rows are learnt, and which of their tokens."""
 
     path: PathText = Field(
-        description="Training rows: a .jsonl, .json, .csv or .parquet file. More good rows = better."
+        description="Training rows: a .jsonl, .json, .csv, .tsv, .parquet or .txt file. More good rows = better."
     )
     format: DataFormat = Field(
         "auto",

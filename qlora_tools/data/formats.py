@@ -88,7 +88,8 @@ def _text(row: Mapping[str, Any], key: str, *, required: bool = True) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"
+    kinds = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", str: "text"}
+    return "missing" if value is None else kinds.get(type(value), f"of type {type(value).__name__}")
 
 
 def _pair(user: str, assistant: str, *, verbatim: bool = False) -> Conversation:
@@ -118,13 +119,19 @@ def _read_sharegpt(row: Mapping[str, Any]) -> Example:
     turns = row.get("conversations")
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise RowError("conversations is not a list of turns")
-    named = [
-        {"role": _SHAREGPT_ROLES.get(str(turn.get("from"))), "content": turn.get("value")}
-        if isinstance(turn, Mapping)
-        else turn
-        for turn in turns
-    ]
-    return Conversation(tuple(_turn(value, number) for number, value in enumerate(named, start=1)))
+    return Conversation(tuple(_sharegpt_turn(value, number) for number, value in enumerate(turns, start=1)))
+
+
+def _sharegpt_turn(value: Any, number: int) -> Message:
+    if not isinstance(value, Mapping):
+        raise RowError(f"turn {number} is {_kind(value)}, not from and value")
+    role = _SHAREGPT_ROLES.get(str(value.get("from")))
+    if role is None:
+        raise RowError(f"turn {number} is from {value.get('from')!r}, not one of {', '.join(_SHAREGPT_ROLES)}")
+    try:
+        return Message(role=role, content=_text(value, "value"))
+    except RowError as error:
+        raise RowError(f"turn {number}: {error}") from None
 
 
 def _read_prompt_completion(row: Mapping[str, Any]) -> Example:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from .formats import Example, RowError, detect_format, to_example
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 _MOST_ROW_ERRORS_SHOWN = 5
+_MEND = "Mend the file; rows of JSON Lines are one JSON object each, in UTF-8, with the same fields and types."
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ def read_examples(path: Path, row_format: str = "auto") -> Examples:
     fit the format (the first five are named).
     """
     rows = _load_rows(path)
-    if not len(rows):
+    if not rows:
         raise DataError(f"The dataset {path} has no rows.", next_step="Give a file with at least one row.")
-    found = detect_format(rows.column_names, rows[0]) if row_format == "auto" else row_format
+    found = detect_format(list(rows[0]), rows[0]) if row_format == "auto" else row_format
     return Examples(found, tuple(_normal_forms(rows, found, path)))
 
 
-def _normal_forms(rows: Any, row_format: str, path: Path) -> list[Example]:
+def _normal_forms(rows: Sequence[Mapping[str, Any]], row_format: str, path: Path) -> list[Example]:
     examples: list[Example] = []
     problems: list[str] = []
     for number, row in enumerate(rows, start=1):
@@ -53,8 +54,10 @@ def _normal_forms(rows: Any, row_format: str, path: Path) -> list[Example]:
     return examples
 
 
-def _load_rows(path: Path) -> Any:
+def _load_rows(path: Path) -> list[dict[str, Any]]:
     builder = _check_file(path)
+    if builder == "json" and (reason := _first_row_problem(path)):
+        raise DataError(f"The dataset {path} cannot be read: {reason}.", next_step=_MEND)
     require_training_libraries("reading a dataset")
     import datasets
 
@@ -62,10 +65,12 @@ def _load_rows(path: Path) -> Any:
     # The cache of `datasets` would outlive the run and is keyed by path and time only; rows are held in memory anyway.
     with tempfile.TemporaryDirectory(prefix="qlora-rows-") as cache:
         try:
-            options: dict[str, Any] = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
-            return datasets.load_dataset(
+            options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
+            loaded = datasets.load_dataset(
                 builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
             )
+            # Arrow takes any bytes as text; only making Python strings of them finds those that are not UTF-8.
+            return list(loaded.to_list())
         except (datasets.exceptions.DatasetGenerationError, ValueError, UnicodeDecodeError, OSError) as error:
             raise _explained(path, error) from None
 
@@ -92,8 +97,20 @@ def _explained(path: Path, error: BaseException) -> DataError:
     cause = str(error.__cause__ or error).splitlines()
     return DataError(
         f"The dataset {path} cannot be read: {reason or (cause[0] if cause else type(error).__name__)}.",
-        next_step="Mend the file; rows of JSON Lines are one JSON object each, in UTF-8, with the same fields and types.",
+        next_step=_MEND,
     )
+
+
+def _first_row_problem(path: Path) -> str | None:
+    """What `datasets` would read in its own way: JSON Lines whose first line is not an object."""
+    if path.suffix.lower() != ".jsonl":
+        return None
+    with path.open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"")
+    try:
+        return _line_problem(json.loads(first.decode("utf-8-sig")), {}) and "line 1 is not a JSON object"
+    except ValueError:
+        return None  # said with its line by the reader
 
 
 def _first_bad_line(path: Path) -> str | None:
@@ -103,7 +120,9 @@ def _first_bad_line(path: Path) -> str | None:
         for number, line in enumerate(lines, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                problem = _line_problem(json.loads(text), kinds) if path.suffix == ".jsonl" and text.strip() else None
+                problem = (
+                    _line_problem(json.loads(text), kinds) if path.suffix.lower() == ".jsonl" and text.strip() else None
+                )
             except UnicodeDecodeError as error:
                 return (
                     f"line {number} is not UTF-8 text (byte {error.start + 1} of the line is 0x{line[error.start]:02x})"

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..config import RunConfig, dump_config, parse_config
 from ..data.formats import Message
-from ..errors import UsageError
+from ..disk import disk_errors
+from ..errors import ModelError, UsageError
 from ..evaluation import ExactMatch, exact_match
 from ..events import Listener, RunEvent
 from ..generation import generate
@@ -62,7 +63,8 @@ def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None 
         held_out = read_conversations(data / "heldout.jsonl")
         plan = plan_demo(model, data / "train.jsonl", output, steps)
         announce(plan, on_event)
-        output.mkdir(parents=True)
+        with disk_errors(output.parent, left="nothing was written"):
+            output.mkdir(parents=True)
         (output / "run.yaml").write_text(dump_config(plan.config), encoding="utf-8")
         from ..engine.train import train
 
@@ -103,6 +105,10 @@ def plan_demo(model: str, train_file: Path, output: Path, steps: int | None) -> 
     hardware = detect_hardware()
     resolved = resolve_model(ModelReference.parse(model))
     tokenizer = load_tokenizer(resolved)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{model} has no chat template.", next_step="Choose a chat model (its name often ends in Instruct)."
+        )
     rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in read_conversations(train_file)]
     lengths = [len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
     plan = create_config(

@@ -1,6 +1,7 @@
 """Attaching a LoRA adapter to a frozen base, and keeping its weights in fp32."""
 
 import difflib
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
-from peft.utils import replace_lora_weights_loftq
 
 from ..config.library_arguments import ATTENTION_MODULES, lora_arguments
 from ..config.schema import LoraConfig
-from ..errors import ConfigError, ConfigProblem, ModelError
+from ..errors import ConfigError, ConfigProblem
 from ..models.reference import ResolvedModel
+from .loftq import start_from_loftq
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -42,8 +43,23 @@ def attach_adapter(model: Any, lora: LoraConfig, resolved: ResolvedModel) -> Any
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if lora.initialization == "loftq":
-        _start_from_loftq(adapted, resolved)
+        start_from_loftq(adapted, resolved)
     return adapted
+
+
+@contextmanager
+def initial_adapter(model: Any, lora: LoraConfig) -> Iterator[Path | None]:
+    """The untrained adapter on disk while a run lasts, where its start changed the base weights; else None."""
+    if lora.initialization != "pissa":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="qlora-pissa-") as directory:
+        settings = model.peft_config["default"]
+        # Saved under the name of the default start, or loading it for the conversion would start PiSSA again.
+        settings.init_lora_weights = True
+        model.save_pretrained(directory)
+        settings.init_lora_weights = "pissa"
+        yield Path(directory)
 
 
 def count_parameters(model: Any) -> ParameterCount:
@@ -91,16 +107,6 @@ def _matches(wanted: str, model: Any) -> bool:
 
 def _unknown_modules(missing: list[str], linears: list[str]) -> ConfigError:
     near = difflib.get_close_matches(missing[0], linears, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    message = f"the model has no module {', '.join(missing)}{hint} Its linear layers are {', '.join(linears)}"
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    message = f"the model has no module {', '.join(missing)}{hint}; its linear layers are {', '.join(linears)}"
     return ConfigError([ConfigProblem("lora.target_modules", message)], source="for this model")
-
-
-def _start_from_loftq(adapted: Any, resolved: ResolvedModel) -> None:
-    weights = Path(resolved.location) / "model.safetensors"
-    if not weights.is_file():
-        raise ModelError(
-            "LoftQ reads the original weights from one local model.safetensors, and this model has shards or is on the Hub.",
-            next_step="Set lora.initialization: default, or give a local directory with a single file.",
-        )
-    replace_lora_weights_loftq(adapted, model_path=str(weights))

@@ -46,7 +46,9 @@ class MetricsWriter(TrainerCallback):
             return
         record = {"step": state.global_step, **measured, **self._pace(logs or {}, state.global_step)}
         with self._path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+            # JSON has no NaN; null says that there was no number.
+            known = {key: value if math.isfinite(value) else None for key, value in record.items()}
+            lines.write(json.dumps(known) + "\n")
         self._remember(record)
         self._listener(RunEvent("metrics", "", {**record, "planned_steps": state.max_steps}))
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..config.library_arguments import quantization_arguments
 from ..config.schema import QuantizationConfig
+from ..disk import DISK_FULL
 from ..errors import MachineError, ModelError
 from ..models.hardware import Hardware
 from ..models.reference import ResolvedModel
@@ -99,7 +101,9 @@ def _from_pretrained(auto_class: Any, resolved: ResolvedModel, **arguments: Any)
         return auto_class.from_pretrained(
             resolved.location, revision=resolved.revision or "main", trust_remote_code=False, **arguments
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise _as_model_error(resolved, error) from None
 
 

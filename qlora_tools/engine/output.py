@@ -49,11 +49,17 @@ def prepare_output(directory: Path, *, overwrite: bool) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def publish_adapter(model: Any, tokenizer: Any, record: AdapterRecord, directory: Path) -> None:
-    """Write adapter, tokenizer and record beside `directory`, then put them in place by one rename."""
+def publish_adapter(
+    model: Any, tokenizer: Any, record: AdapterRecord, directory: Path, *, initial: Path | None = None
+) -> None:
+    """Write adapter, tokenizer and record beside `directory`, then put them in place by one rename.
+
+    `initial` holds the adapter before training where it changed the base (PiSSA): what is saved is then a plain
+    adapter of twice the rank that belongs on the unchanged base.
+    """
     partial = Path(tempfile.mkdtemp(prefix=".adapter-", dir=directory.parent))
     try:
-        model.save_pretrained(partial, safe_serialization=True)
+        model.save_pretrained(partial, path_initial_model_for_weight_conversion=str(initial) if initial else None)
         tokenizer.save_pretrained(partial)
         write_record(partial, record)
         assert (partial / ADAPTER_WEIGHTS).is_file()

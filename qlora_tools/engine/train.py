@@ -1,6 +1,5 @@
 """One training run, from config to adapter. Reads from top to bottom; each step is a function of its own module."""
 
-import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,14 @@ from ..data.order import split_for_evaluation
 from ..data.reading import read_examples
 from ..data.rendering import Renderer
 from ..data.rows import TokenRows, tokenize_examples
-from ..errors import DiskSpaceError, MachineError
+from ..disk import disk_errors
+from ..errors import MachineError
 from ..events import Listener, RunEvent, ignore
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..paths import as_path
 from ..requirements import require_tracker
 from ..results import TrainResult
-from .adapters import attach_adapter
+from .adapters import attach_adapter, initial_adapter
 from .batches import build_training_set, choose_layout
 from .device import detect_hardware, reset_peak_memory
 from .fit import Fit
@@ -51,7 +51,8 @@ def train(config: RunConfig, *, on_event: Listener = ignore) -> TrainResult:
     resolved = resolve_model(ModelReference.parse(model.name, source=model.source, revision=model.revision))
     on_event(RunEvent("phase", "Reading and tokenising rows"))
     data = _prepare_data(config, load_tokenizer(resolved), on_event)
-    with _limits_of_this_machine(output):
+    left = f"{output / METRICS_FILE} holds the losses so far, and no adapter was written"
+    with _memory_errors(), disk_errors(output, left=left):
         on_event(RunEvent("phase", f"Loading {model.name} ({config.quantization.kind})"))
         loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
         result = _run(config, resolved, data, loaded, fit, began)
@@ -88,9 +89,10 @@ def _run(
     prepare_output(fit.output, overwrite=config.output.overwrite)
     (fit.output / "config.yaml").write_text(dump_config(config, complete=True), encoding="utf-8")
     fit.on_event(RunEvent("phase", fit.summary(adapted)))
-    outcome = fit.run(adapted, loaded.tokenizer)
-    record = _record(config, resolved, data, loaded.compute_dtype)
-    publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter")
+    with initial_adapter(adapted, config.lora) as initial:
+        outcome = fit.run(adapted, loaded.tokenizer)
+        record = _record(config, resolved, data, loaded.compute_dtype)
+        publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter", initial=initial)
     return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
 
 
@@ -148,8 +150,7 @@ def _record(config: RunConfig, resolved: ResolvedModel, data: _Data, compute_dty
 
 
 @contextmanager
-def _limits_of_this_machine(output: Path) -> Iterator[None]:
-    """Turn running out of memory or disk into words; what was written before stays."""
+def _memory_errors() -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError:
@@ -157,11 +158,4 @@ def _limits_of_this_machine(output: Path) -> Iterator[None]:
             "The GPU ran out of memory while training.",
             next_step="Halve training.micro_batch_size and double training.gradient_accumulation_steps (the same result), "
             "then turn gradient_checkpointing on, then lower training.max_length_tokens.",
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskSpaceError(
-            f"The disk of {output} is full; {output / METRICS_FILE} holds the losses so far, and no adapter was written.",
-            next_step="Free space there, or choose another output.directory.",
         ) from None

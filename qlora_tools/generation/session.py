@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from ..config.library_arguments import resolve_compute_dtype
@@ -162,7 +163,7 @@ def with_adapter(model: Any, directory: Path) -> Any:
     """The model with the adapter on it, for inference; raises `ModelError` where they do not fit."""
     try:
         adapted = PeftModel.from_pretrained(model, directory, is_trainable=False)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The adapter {directory} does not fit its base: {first}",

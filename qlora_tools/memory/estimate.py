@@ -4,6 +4,7 @@ A first, plain version: dense Llama-like decoders, the stock engine, and a wide 
 follow `qlora guide memory`; every coefficient is counted from the tensors that the stock path keeps.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config.schema import LoraConfig, QuantizationConfig, RunConfig
@@ -57,12 +58,12 @@ def estimate_memory(config: RunConfig, shape: ModelShape, *, compute_dtype: str)
     training, lora = config.training, config.lora
     tokens = training.micro_batch_size * training.max_length_tokens
     width = _BYTES[compute_dtype]
-    adapter = adapter_parameters(shape, lora)
+    adapter = adapter_parameters(shape, lora) + _saved_in_full(shape, lora)
     return MemoryEstimate(
         {
             "base weights": _weights(shape, config.quantization, width),
             "embeddings and head": shape.embedding_parameters * width,
-            "adapter (fp32)": adapter * 4,
+            "adapter and modules to save (fp32)": adapter * 4,
             "gradients (fp32)": adapter * 4,
             "optimiser": round(adapter * _OPTIMIZER_BYTES[training.optimizer]),
             "saved activations": _saved_activations(shape, tokens, width, training.gradient_checkpointing),
@@ -80,9 +81,23 @@ def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     targets = {
         "all-linear": tuple(shapes),
         "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    }.get(str(lora.target_modules), tuple(name for name in lora.target_modules if name in shapes))
+    }.get(str(lora.target_modules), _named(lora.target_modules, shapes))
     per_layer = sum(lora.rank * sum(shapes[name]) + (shapes[name][1] if lora.use_dora else 0) for name in targets)
     return shape.layers * per_layer
+
+
+def _named(modules: Sequence[str], shapes: Mapping[str, object]) -> tuple[str, ...]:
+    """The block's linears among module names; `self_attn.q_proj` names q_proj."""
+    last = {name.rsplit(".", 1)[-1] for name in modules}
+    return tuple(name for name in shapes if name in last)
+
+
+def _saved_in_full(shape: ModelShape, lora: LoraConfig) -> int:
+    """Parameters of modules that are trained whole: embedding and head, and named linears of every block."""
+    shapes = shape.linear_shapes()
+    linears = sum(shapes[name][0] * shapes[name][1] for name in _named(lora.modules_to_save, shapes)) * shape.layers
+    tables = sum(name.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head") for name in lora.modules_to_save)
+    return linears + tables * shape.vocabulary * shape.hidden_size
 
 
 def _weights(shape: ModelShape, quantization: QuantizationConfig, width: int) -> int:

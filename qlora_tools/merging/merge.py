@@ -6,10 +6,12 @@ A first version: it holds the whole model in host memory as fp32 while merging.
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from ..disk import disk_errors
 from ..errors import CheckFailed, UsageError
 from ..events import Listener, RunEvent, ignore
 from ..paths import as_path
@@ -48,24 +50,31 @@ def merge(
     from .weights import write_merged
 
     source = as_path(str(adapter))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with disk_errors(target.parent, left="nothing was written"), _aside(target) as partial:
         on_event(RunEvent("phase", f"Merging into the {base} base"))
         write_merged(source, partial, base=base, dtype=dtype)
         parity = None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
-            parity = compare(partial, reference_answers(source, prompts, base=base))
+            parity = compare(partial, reference_answers(source, prompts, base=base), dtype=dtype)
             _require_parity(parity)
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in target.iterdir())
     return MergeResult(
         directory=str(target), base=base, dtype=dtype, size_bytes=size, parity=parity, seconds=time.monotonic() - began
     )
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that takes its place when all went well, and is gone when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _require_parity(parity: ParityResult) -> None:

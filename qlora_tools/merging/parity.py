@@ -47,13 +47,13 @@ def reference_answers(source: Path, prompts: Sequence[str], *, base: str) -> lis
     ]
 
 
-def compare(merged: Path, references: Sequence[Reference]) -> ParityResult:
-    """Agreement of the model in `merged` with the references, over all their answer tokens."""
+def compare(merged: Path, references: Sequence[Reference], *, dtype: str) -> ParityResult:
+    """Agreement of the model in `merged`, stored in `dtype`, with the references, over all their answer tokens."""
     hardware = detect_hardware()
     loaded = load_model(
         resolve_model(ModelReference(str(merged), "local")),
         QuantizationConfig(kind="none"),
-        compute_dtype=resolve_compute_dtype("auto", hardware),
+        compute_dtype="float32" if dtype == "float32" else resolve_compute_dtype("auto", hardware),
         attention_implementation="auto",
         hardware=hardware,
     )

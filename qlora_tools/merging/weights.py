@@ -13,6 +13,7 @@ from ..engine.record import AdapterRecord, read_adapter_record
 from ..errors import MachineError
 from ..generation.session import adapter_directory, adapter_tokenizer
 from ..models.hardware import Hardware
+from ..models.reference import ResolvedModel
 
 
 def host_hardware() -> Hardware:
@@ -38,6 +39,7 @@ def write_merged(source: Path, target: Path, *, base: str, dtype: str) -> None:
 def load_base(record: AdapterRecord, base: str) -> LoadedModel:
     """The base that an adapter is merged into, in fp32 on the host: dequantised ("trained") or as published."""
     resolved, unquantized = record.base(), QuantizationConfig(kind="none")
+    _require_memory(resolved)
     quantization = record.quantization if base == "trained" else unquantized
     loaded = load_model(
         resolved,
@@ -48,7 +50,6 @@ def load_base(record: AdapterRecord, base: str) -> LoadedModel:
     )
     if quantization.kind == "none":
         return loaded
-    _require_memory(loaded.model)
     return LoadedModel(_dequantized(loaded.model), loaded.tokenizer, "float32")
 
 
@@ -58,8 +59,10 @@ def _dequantized(model: Any) -> Any:
     return plain
 
 
-def _require_memory(model: Any) -> None:
-    needed, available = 4 * model.num_parameters(), psutil.virtual_memory().available
+def _require_memory(resolved: ResolvedModel) -> None:
+    """The files of a local model hold 16 bits a parameter; of one on the Hub nothing is known before it is loaded."""
+    stored = sum(path.stat().st_size for path in Path(resolved.location).glob("*.safetensors"))
+    needed, available = 2 * stored, psutil.virtual_memory().available
     if needed > available:
         raise MachineError(
             f"Merging holds the model in fp32: {needed / 2**30:.1f} GiB are needed and {available / 2**30:.1f} are free.",

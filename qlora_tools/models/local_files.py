@@ -1,6 +1,7 @@
 """Whether a local directory holds a model that is complete and safe to load."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 def check_model_directory(directory: Path) -> None:
     """Raise `ModelError` unless `directory` has a readable config.json and all its safetensors files."""
-    if not directory.is_dir():
-        found = "is a file, not a directory" if directory.exists() else "does not exist"
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path.is_dir raises for names that are too long
+        found = "is a file, not a directory" if os.path.exists(directory) else "does not exist"  # noqa: PTH110
         raise ModelError(f"The model directory {directory} {found}.", next_step=_DIRECTORY_STEP)
     read_model_config(directory)
     _check_weights(directory)
@@ -51,7 +52,9 @@ def _check_shards(directory: Path, index: Path) -> None:
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise ModelError(f"{index} is not a valid index of shards.", next_step="Fetch the model again.") from None
+        shards = []
+    if not shards or any(Path(shard).name != shard for shard in shards):
+        raise ModelError(f"{index} is not a valid index of shards.", next_step="Fetch the model again.")
     missing = [shard for shard in shards if not (directory / str(shard)).is_file()]
     if missing:
         raise ModelError(

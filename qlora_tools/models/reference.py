@@ -80,7 +80,7 @@ def _source_by_form(name: str) -> Source:
 
 
 def _require_hub_id(name: str) -> None:
-    if not _HUB_ID.match(name) or ".." in name or len(name) > 200:
+    if not _HUB_ID.fullmatch(name) or ".." in name or len(name) > 200:
         raise ModelError(
             f"{name!r} is not a Hub id, which has the form owner/name.",
             next_step=f"Write ./{name} for a local directory, or set model.source to say what it is.",

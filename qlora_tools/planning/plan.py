@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import RunConfig, parse_config
 from ..config.library_arguments import resolve_compute_dtype
+from ..errors import UsageError
 from ..memory import MemoryEstimate, estimate_memory
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
@@ -51,6 +52,11 @@ def create_config(
 
     `fits` is False where even the smallest settings are expected to exceed it.
     """
+    if not row_lengths or rows_per_step < 1:
+        raise UsageError(
+            f"A plan needs at least one row and one row a step (rows: {len(row_lengths)}, rows a step: {rows_per_step}).",
+            next_step="Give a dataset with rows.",
+        )
     longest = max(row_lengths)
     length = min(2048, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
     dtype = resolve_compute_dtype("auto", hardware)

@@ -1,0 +1,260 @@
+"""The command: one JSON document on stdout, documented exit codes, and words instead of tracebacks for every mistake."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qlora_tools.cli.main import run
+
+from .conftest import write_rows
+
+Raw = Callable[..., dict[str, Any]]
+Models = Callable[[str], Path]
+Output = pytest.CaptureFixture[str]
+
+
+def document(capsys: Output) -> Any:
+    """The one JSON document that the command printed."""
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    def write(raw: dict[str, Any]) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_schema_validate_and_explain_print_json(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tmp_path: Path
+) -> None:
+    file = run_file(config_for(tmp_path / "model", tmp_path / "rows.jsonl"))
+    assert run(["config", "schema", "--json"]) == 0
+    assert document(capsys)["required"] == ["model", "data", "output"]
+    assert run(["config", "validate", file, "--json"]) == 0
+    assert document(capsys)["valid"] is True
+    assert run(["config", "explain", file, "--json"]) == 0
+    fields = {field["field"]: field for field in document(capsys)["fields"]}
+    assert fields["lora.rank"] | {"meaning": ""} == {
+        "field": "lora.rank",
+        "value": 16,
+        "is_default": True,
+        "meaning": "",
+        "passed_to": "LoraConfig(r)",
+    }
+    assert fields["training.max_steps"]["is_default"] is False
+
+
+def test_an_invalid_config_is_a_json_error_with_every_problem_and_code_2(
+    capsys: Output, run_file: Callable[..., str]
+) -> None:
+    file = run_file({"model": {"nam": "x"}, "data": {"path": 3}, "lora": {"rank": 0}})
+    assert run(["config", "validate", file, "--json"]) == 2
+    error = document(capsys)
+    assert error["error"] == "ConfigError"
+    assert [problem["field"] for problem in error["problems"]] == [
+        "model.name",
+        "model.nam",
+        "data.path",
+        "lora.rank",
+        "output",
+    ]
+
+
+def test_guide_lists_topics_and_prints_one(capsys: Output) -> None:
+    assert run(["guide", "--json"]) == 0
+    assert set(document(capsys)["topics"]) == {"qlora", "quantization", "memory", "hyperparameters"}
+    assert run(["guide", "memory"]) == 0
+    assert capsys.readouterr().out.startswith("# Memory")
+    assert run(["guide", "memroy"]) == 2
+    assert "qlora guide memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tran"],
+        ["train"],
+        ["train", "a.yaml", "--detatch"],
+        ["merge", "x"],
+        ["generate", "x", "--side", "left", "-p", "a"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_code_2_with_the_help_to_read(arguments: list[str], capsys: Output) -> None:
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert "Error: " in error
+    assert "--help" in error
+
+
+def test_training_generating_and_merging_by_command(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, chat_rows: Path, tmp_path: Path
+) -> None:
+    raw = config_for(tiny_model("mistral"), chat_rows)
+    assert run(["train", run_file(raw), "--json"]) == 0
+    trained = document(capsys)
+    assert trained["steps"] == 3
+    assert json.loads((Path(trained["output_directory"]) / "result.json").read_text()) == trained
+    assert run(["generate", trained["output_directory"], "-p", "say number 1", "--max-new-tokens", "4", "--json"]) == 0
+    assert document(capsys)["answers"][0].keys() == {"prompt", "base", "adapter"}
+    merged = str(tmp_path / "merged")
+    assert run(["merge", trained["output_directory"], "-o", merged, "--dtype", "float32", "--json"]) == 0
+    assert document(capsys)["parity"]["passed"] is True
+    assert run(["generate", trained["output_directory"], "-p", "say number 1", "--max-new-tokens", "4"]) == 0
+    assert "adapter" in capsys.readouterr().out
+
+
+def test_a_config_written_back_by_a_run_trains_to_the_same_losses(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, chat_rows: Path
+) -> None:
+    raw = config_for(tiny_model("llama"), chat_rows)
+    assert run(["train", run_file(raw), "--json"]) == 0
+    first = document(capsys)
+    written = yaml.safe_load((Path(first["output_directory"]) / "config.yaml").read_text())
+    written["output"]["overwrite"] = True
+    assert run(["train", run_file(written), "--json"]) == 0
+    assert document(capsys)["losses"] == first["losses"]
+
+
+def _pickles_only(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def _cut_weights(model: Path) -> None:
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def _deeper_config(model: Path) -> None:
+    _change_config(model, num_hidden_layers=3)
+
+
+def _encoder_decoder(model: Path) -> None:
+    _change_config(model, architectures=["T5ForConditionalGeneration"], model_type="t5", is_encoder_decoder=True)
+
+
+def _quantised_already(model: Path) -> None:
+    _change_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+def _own_code(model: Path) -> None:
+    _change_config(model, model_type="mine", auto_map={"AutoConfig": "mine.MyConfig"})
+    (model / "mine.py").write_text("raise SystemExit('this must never run')")
+
+
+def _unknown_architecture(model: Path) -> None:
+    _change_config(model, model_type="nobody_knows")
+
+
+def _no_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+
+
+def _change_config(model: Path, **values: Any) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | values))
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pickles only": (_pickles_only, "only pickle files"),
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), "no model.safetensors"),
+    "no config": (lambda model: (model / "config.json").unlink(), "no config.json"),
+    "broken config": (lambda model: (model / "config.json").write_text("{"), "cannot be read"),
+    "no tokenizer": (_no_tokenizer, "no tokenizer"),
+    "weights cut off": (_cut_weights, "cannot be loaded"),
+    "layers missing": (_deeper_config, "tensors are missing"),
+    "encoder-decoder": (_encoder_decoder, "causal language models only"),
+    "quantised already": (_quantised_already, "is quantised already"),
+    "code of its own": (_own_code, "never run"),
+    "unknown architecture": (_unknown_architecture, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_a_bad_model_is_code_2_in_words_and_nothing_is_written(
+    case: str,
+    capsys: Output,
+    run_file: Callable[..., str],
+    config_for: Raw,
+    tiny_model: Models,
+    chat_rows: Path,
+    tmp_path: Path,
+) -> None:
+    spoil, said = BAD_MODELS[case]
+    shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    spoil(tmp_path / "model")
+    raw = config_for(tmp_path / "model", chat_rows)
+    assert_refused(raw, said, capsys, run_file)
+
+
+BAD_DATA: dict[str, tuple[str, bytes | None, str]] = {
+    "missing": ("rows.jsonl", None, "There is no dataset"),
+    "empty": ("rows.jsonl", b"", "is empty"),
+    "only blank lines": ("rows.jsonl", b"\n\n", "no rows|cannot be read"),
+    "no usable columns": ("rows.jsonl", b'{"a": 1}\n', "No known format fits the columns a"),
+    "not UTF-8": ("rows.jsonl", '{"text": "ok"}\n{"text": "caf\xe9"}\n'.encode("latin-1"), "line 2 is not UTF-8"),
+    "not JSON": ("rows.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
+    "a list instead of rows": ("rows.jsonl", b"[1, 2]\n", "line 1 is not a JSON object"),
+    "changing types": (
+        "rows.jsonl",
+        b'{"text": "a"}\n{"text": {"b": 1}}\n',
+        "row 2: text is an object, not text|line 2: text is a dict",
+    ),
+    "numbers as text": ("rows.jsonl", b'{"text": 3}\n', "row 1: text is a number, not text"),
+    "empty answers": ("rows.jsonl", b'{"prompt": "a", "completion": ""}\n', "row 1: completion is empty"),
+    "unknown role": ("rows.jsonl", b'{"messages": [{"role": "bot", "content": "a"}]}\n', "turn 1 has role 'bot'"),
+    "unknown ending": ("rows.xyz", b"a", "ends in .xyz"),
+    "a pickle": ("rows.pkl", b"\x80\x04.", "ends in .pkl"),
+    "broken parquet": ("rows.parquet", b"PAR1 this is not parquet", "cannot be read"),
+    "a script": ("rows.py", b"raise SystemExit", "ends in .py"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_code_2_in_words_and_nothing_is_written(
+    case: str, capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
+) -> None:
+    name, content, said = BAD_DATA[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert_refused(config_for(tiny_model("llama"), tmp_path / name), said, capsys, run_file)
+
+
+def test_a_system_turn_that_the_template_refuses_names_the_row(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
+) -> None:
+    turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
+    data = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}])
+    assert_refused(
+        config_for(tiny_model("gemma2"), data), "Row 1: the model's chat template refuses it", capsys, run_file
+    )
+
+
+def test_a_file_as_output_is_refused(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, chat_rows: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    raw = config_for(tiny_model("llama"), chat_rows, output={"directory": str(tmp_path / "taken")})
+    assert run(["train", run_file(raw)]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def assert_refused(raw: dict[str, Any], said: str, capsys: Output, run_file: Callable[..., str]) -> None:
+    import re
+
+    assert run(["train", run_file(raw), "--json"]) == 2
+    error = document(capsys)
+    assert re.search(said, error["message"]), error["message"]
+    assert error["next_step"]
+    assert "Traceback" not in error["message"]
+    assert not Path(raw["output"]["directory"]).exists()

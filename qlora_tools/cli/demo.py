@@ -56,7 +56,8 @@ def _as_json(result: DemoResult) -> dict[str, object]:
         "exact_match_percent": {"base": result.base.percent, "adapter": result.adapter.percent},
         "held_out_rows": result.base.total,
         "training": result.training.model_dump(mode="json"),
-        "merge": result.merged.model_dump(mode="json"),
+        "merge": result.merged.model_dump(mode="json") if result.merged else None,
+        "merge_failure": result.merge_failure,
         "seconds": result.seconds,
     }
 
@@ -71,21 +72,26 @@ def _show(result: DemoResult) -> None:
         f"\nExact match on {result.base.total} held-out requests: base {result.base.percent:.1f} %, "
         f"adapter {result.adapter.percent:.1f} % ({result.rise_points:+.1f} points)"
     )
-    parity = result.merged.parity
-    if parity is not None:
-        click.echo(
-            f"Merged model: {parity.same_answers} of {parity.prompts} answers as the adapter gave them, "
-            f"top-1 agreement {100 * parity.top1_agreement:.2f} %, mean KL {parity.mean_kl:.1e}"
-        )
-    click.echo(
-        f"Report:  {result.report}\nAdapter: {result.training.adapter_directory}\nMerged:  {result.merged.directory}"
-    )
+    click.echo(_merge_line(result))
+    click.echo(f"Report:  {result.report}\nAdapter: {result.training.adapter_directory}")
     click.echo(f"Time: {result.seconds:.0f} s, of which training {result.training.train_seconds:.0f} s")
     if not result.passed:
         click.secho(
-            "MISSED: at most 20 % for the base and 40 points more for the adapter were expected.", fg="red", bold=True
+            "MISSED: at most 20 % for the base, 40 points more for the adapter, and a merged model were expected.",
+            fg="red",
+            bold=True,
         )
     click.echo(f'Next: qlora generate {result.output_directory} -p "turn the hallway lights off"')
+
+
+def _merge_line(result: DemoResult) -> str:
+    if result.merged is None or result.merged.parity is None:
+        return f"No merged model: {result.merge_failure}"
+    parity = result.merged.parity
+    return (
+        f"Merged model in {result.merged.directory}: {parity.same_answers} of {parity.prompts} answers as the adapter gave "
+        f"them, top-1 agreement {100 * parity.top1_agreement:.2f} %, mean KL {parity.mean_kl:.1e}"
+    )
 
 
 def _one_line(text: str | None) -> str:

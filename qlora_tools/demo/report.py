@@ -88,6 +88,8 @@ def _run(result: DemoResult) -> Section:
 
 
 def _merge(result: DemoResult) -> Section:
+    if result.merged is None:
+        return Section("Merge", [("FAILED", "no merged model", result.merge_failure or "")])
     parity = result.merged.parity
     rows = [
         ("merged model", result.merged.directory, f"{result.merged.size_bytes / 1e6:,.0f} MB in {result.merged.dtype}")

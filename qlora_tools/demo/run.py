@@ -10,7 +10,7 @@ from typing import Any
 from ..config import RunConfig, dump_config, parse_config
 from ..data.formats import Message
 from ..disk import disk_errors
-from ..errors import ModelError, UsageError
+from ..errors import CheckFailed, ModelError, UsageError
 from ..evaluation import ExactMatch, exact_match
 from ..events import Listener, RunEvent
 from ..generation import generate
@@ -40,7 +40,8 @@ class DemoResult:
     references: list[str]
     base: ExactMatch
     adapter: ExactMatch
-    merged: MergeResult
+    merged: MergeResult | None
+    merge_failure: str | None
     seconds: float
 
     @property
@@ -50,8 +51,9 @@ class DemoResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the base could not do the task and the adapter can."""
-        return self.base.percent <= MOST_BASE_PERCENT and self.rise_points >= LEAST_RISE_POINTS
+        """Whether the base could not do the task, the adapter can, and the merged model answers as the adapter."""
+        learnt = self.base.percent <= MOST_BASE_PERCENT and self.rise_points >= LEAST_RISE_POINTS
+        return learnt and self.merged is not None
 
 
 def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None = None) -> DemoResult:
@@ -73,7 +75,7 @@ def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None 
     references = [turns[-1]["content"] for turns in held_out]
     generation = generate(output, prompts, side="both", max_new_tokens=_MAX_NEW_TOKENS, on_event=on_event)
     parity_prompts = [turns[-1]["content"] for turns in prompts[:_PARITY_PROMPTS]]
-    merged = merge(output, output / "merged", prompts=parity_prompts, on_event=on_event)
+    merged, failure = _merged(output, parity_prompts, on_event)
     result = DemoResult(
         output_directory=output,
         report=output / "report.html",
@@ -84,12 +86,22 @@ def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None 
         base=exact_match([str(answer.base) for answer in generation.answers], references),
         adapter=exact_match([str(answer.adapter) for answer in generation.answers], references),
         merged=merged,
+        merge_failure=failure,
         seconds=time.monotonic() - began,
     )
     from .report import write_demo_report
 
     write_demo_report(result)
     return result
+
+
+def _merged(output: Path, prompts: list[str], on_event: Listener) -> tuple[MergeResult | None, str | None]:
+    """The merged model, or why there is none: a failed check is a finding of the demo, not its end."""
+    try:
+        return merge(output, output / "merged", prompts=prompts, on_event=on_event), None
+    except CheckFailed as error:
+        on_event(RunEvent("note", error.message))
+        return None, error.message
 
 
 def read_conversations(path: Path) -> list[list[Message]]:

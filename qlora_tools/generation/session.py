@@ -48,8 +48,10 @@ class GenerationSession:
     hardware: Hardware
 
     @classmethod
-    def open(cls, directory: Path, *, quantization: QuantizationConfig | None = None) -> "GenerationSession":
-        """Load base and adapter, the base as it was trained unless `quantization` says otherwise.
+    def open(
+        cls, directory: Path, *, quantization: QuantizationConfig | None = None, compute_dtype: str | None = None
+    ) -> "GenerationSession":
+        """Load base and adapter as they were trained, unless `quantization` or `compute_dtype` say otherwise.
 
         Raises `ModelError` when one of them is missing or they do not belong together.
         """
@@ -58,7 +60,7 @@ class GenerationSession:
         loaded = load_model(
             record.base(),
             quantization or record.quantization,
-            compute_dtype=_dtype_here(record, hardware),
+            compute_dtype=compute_dtype or _dtype_here(record, hardware),
             attention_implementation="auto",
             hardware=hardware,
         )

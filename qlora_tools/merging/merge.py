@@ -46,7 +46,7 @@ def merge(
     target = as_path(str(output))
     if target.exists():
         raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
-    from .parity import compare, reference_answers
+    from .parity import check_parity
     from .weights import write_merged
 
     source = as_path(str(adapter))
@@ -56,7 +56,7 @@ def merge(
         parity = None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
-            parity = compare(partial, reference_answers(source, prompts, base=base), dtype=dtype)
+            parity = check_parity(source, partial, prompts, base=base)
             _require_parity(parity)
     size = sum(path.stat().st_size for path in target.iterdir())
     return MergeResult(

@@ -1,5 +1,6 @@
 """Whether a merged model answers as base plus adapter did, on the same prompts.
 
+Both compute in fp32 where it fits: in bf16 two computations of one model differ by more than a merge may.
 The reference answers greedily. The merged model then reads each answer token by token: where its most likely token is
 the reference's at every place, its own greedy answer is the same by induction.
 """
@@ -17,6 +18,7 @@ from ..data.formats import Message
 from ..engine.device import detect_hardware
 from ..engine.loading import load_model
 from ..generation.session import GenerationSession, adapter_directory
+from ..models.hardware import Hardware
 from ..models.reference import ModelReference, resolve_model
 from ..results import ParityResult
 
@@ -34,12 +36,20 @@ class Reference:
     log_probabilities: torch.Tensor
 
 
-def reference_answers(source: Path, prompts: Sequence[str], *, base: str) -> list[Reference]:
+def check_parity(source: Path, merged: Path, prompts: Sequence[str], *, base: str) -> ParityResult:
+    """Compare the model in `merged` with base plus adapter over the tokens of the reference's answers to `prompts`."""
+    hardware = detect_hardware()
+    dtype = _comparison_dtype(merged, hardware)
+    references = reference_answers(source, prompts, base=base, compute_dtype=dtype)
+    return compare(merged, references, compute_dtype=dtype, hardware=hardware)
+
+
+def reference_answers(source: Path, prompts: Sequence[str], *, base: str, compute_dtype: str) -> list[Reference]:
     """Greedy answers of base plus adapter: the base as it was trained, or the original 16-bit one."""
     quantization = QuantizationConfig(kind="none") if base == "original" else None
-    session = GenerationSession.open(adapter_directory(source), quantization=quantization)
-    turns = [[Message(role="user", content=prompt)] for prompt in prompts]
-    asked = [session.prompt_ids(conversation) for conversation in turns]
+    directory = adapter_directory(source)
+    session = GenerationSession.open(directory, quantization=quantization, compute_dtype=compute_dtype)
+    asked = [session.prompt_ids([Message(role="user", content=prompt)]) for prompt in prompts]
     answered = session.generate_ids(asked, _ANSWER_TOKENS)
     return [
         Reference(prompt, answer, _log_probabilities(session.model, prompt, answer))
@@ -47,13 +57,12 @@ def reference_answers(source: Path, prompts: Sequence[str], *, base: str) -> lis
     ]
 
 
-def compare(merged: Path, references: Sequence[Reference], *, dtype: str) -> ParityResult:
-    """Agreement of the model in `merged`, stored in `dtype`, with the references, over all their answer tokens."""
-    hardware = detect_hardware()
+def compare(merged: Path, references: Sequence[Reference], *, compute_dtype: str, hardware: Hardware) -> ParityResult:
+    """Agreement of the model in `merged` with the references, over all their answer tokens."""
     loaded = load_model(
         resolve_model(ModelReference(str(merged), "local")),
         QuantizationConfig(kind="none"),
-        compute_dtype="float32" if dtype == "float32" else resolve_compute_dtype("auto", hardware),
+        compute_dtype=compute_dtype,
         attention_implementation="auto",
         hardware=hardware,
     )
@@ -69,6 +78,12 @@ def compare(merged: Path, references: Sequence[Reference], *, dtype: str) -> Par
         mean_kl=divergence,
         passed=agreeing / tokens >= _LEAST_AGREEMENT and divergence <= _MOST_KL,
     )
+
+
+def _comparison_dtype(merged: Path, hardware: Hardware) -> str:
+    """fp32 where twice the stored size (16 bits a parameter) and some room for activations are free."""
+    stored = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
+    return "float32" if 2.5 * stored < hardware.free_memory_bytes else resolve_compute_dtype("auto", hardware)
 
 
 def _compared(model: Any, reference: Reference) -> tuple[torch.Tensor, float]:

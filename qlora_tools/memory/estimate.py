@@ -24,7 +24,7 @@ _OPTIMIZER_BYTES = {
 _BLOCK = 64  # weights that share one scale
 _NESTED_BLOCK = 256  # scales that share one scale of scales
 _CONTEXT_BYTES = 512 * 2**20  # CUDA context, cuBLAS workspace and kernels; not counted by torch
-_TILE_LOGITS = 32_768  # vocabulary columns that TRL's fused head computes at once
+_TILE = (4096, 32_768)  # tokens and vocabulary columns that the fused head of TRL 1.16 computes at once
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def estimate_memory(config: RunConfig, shape: ModelShape, *, compute_dtype: str)
             "saved activations": _saved_activations(shape, tokens, width, training.gradient_checkpointing),
             "live layer": _layer_activations(shape, tokens, width) if training.gradient_checkpointing else 0,
             "dequantised weight": _scratch(shape, config.quantization, width),
-            # Logits, their softmax and its gradient in fp32, a tile of the vocabulary at a time.
-            "loss": 3 * 4 * tokens * min(shape.vocabulary, _TILE_LOGITS),
+            # One tile of logits, and the gradient of the hidden states summed up in fp32 beside its copy.
+            "loss": min(tokens, _TILE[0]) * min(shape.vocabulary, _TILE[1]) * width
+            + 2 * 4 * tokens * shape.hidden_size,
         }
     )
 
@@ -113,9 +114,12 @@ def _weights(shape: ModelShape, quantization: QuantizationConfig, width: int) ->
 
 
 def _layer_activations(shape: ModelShape, tokens: int, width: int) -> int:
-    """What one block keeps for backward: inputs of norms and linears, q, k, v, and the three MLP products."""
+    """What one block keeps for backward: inputs of norms and linears, q, k, v, and the products of the MLP.
+
+    Counts of tensors; the peak of the 1B shape in benchmarks/results/gpu_stock.json agrees within a tenth.
+    """
     attention = shape.heads * shape.head_size + 2 * shape.key_value_heads * shape.head_size
-    return tokens * width * (8 * shape.hidden_size + 3 * attention + 5 * shape.intermediate_size)
+    return tokens * width * (6 * shape.hidden_size + 2 * attention + 4 * shape.intermediate_size)
 
 
 def _saved_activations(shape: ModelShape, tokens: int, width: int, checkpointing: bool) -> int:

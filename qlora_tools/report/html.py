@@ -74,6 +74,8 @@ def write_report(
         loss_curve_svg=Markup(loss_curve_svg(training.losses, training.evaluation_losses)),  # noqa: S704
         has_evaluation=bool(training.evaluation_losses),
         answers=shown,
+        wrong_answers=sum(not row.adapter_right for row in answers),
+        total_answers=len(answers),
         answers_left_out=len(ordered) - len(shown),
         sections=sections,
         config_yaml=(Path(training.output_directory) / "config.yaml").read_text(encoding="utf-8"),

@@ -20,7 +20,11 @@ class RowCounts(_Result):
 
 
 class TrainResult(_Result):
-    """A finished training run. Losses are per token; memory in bytes; times in seconds."""
+    """A finished training run. Memory in bytes, times in seconds.
+
+    `losses` are means over the learnt tokens of a step; `evaluation_losses`, by step, are means of the means of the
+    evaluation's micro-batches, as Transformers computes them.
+    """
 
     output_directory: str
     adapter_directory: str

@@ -13,10 +13,12 @@ def main() -> None:
     if not (3, 11) <= sys.version_info[:2] <= (3, 14):
         sys.exit(f"Python 3.11 to 3.14 is needed and this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")
     directory = ROOT / sys.argv[1]
-    if not (directory / "bin" / "python").exists():
+    python = directory / "bin" / "python"
+    if not python.exists():
         print(f"Making {directory.name} with Python {sys.version.split()[0]}")
-        venv.create(directory, with_pip=True, clear=True)
-    pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        # Without a pip of its own: some systems ship venv without ensurepip, and the pip that is here will do.
+        venv.create(directory, with_pip=False, clear=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     constrained = [*pip, "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
     print("Installing qlora-tools with its training libraries (a few minutes; about 2 GB on disk, 7 GB with CUDA)")
     subprocess.run([*constrained, "--editable", f"{ROOT}[train,demo,dev]"], check=True)

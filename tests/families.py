@@ -51,7 +51,8 @@ _TURNS = (
 )
 _PHI = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    # As Phi-3 does: without a generation prompt, EOS follows whatever comes last.
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
 )
 _QWEN = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _GEMMA = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<pad>")

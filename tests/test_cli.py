@@ -207,7 +207,7 @@ BAD_DATA: dict[str, tuple[str, bytes | None, str]] = {
     "changing types": (
         "rows.jsonl",
         b'{"text": "a"}\n{"text": {"b": 1}}\n',
-        "row 2: text is an object, not text|line 2: text is a dict",
+        "row 2: text is an object, not text",
     ),
     "numbers as text": ("rows.jsonl", b'{"text": 3}\n', "row 1: text is a number, not text"),
     "empty answers": ("rows.jsonl", b'{"prompt": "a", "completion": ""}\n', "row 1: completion is empty"),

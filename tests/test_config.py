@@ -322,6 +322,16 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"lora": {"initialization": "loftq"}, "quantization": {"kind": "nf4"}},
     ),
     (
+        "lora.initialization",
+        {"lora": {"initialization": "pissa", "use_dora": True}, "quantization": {"kind": "none"}},
+        {"lora": {"initialization": "pissa", "use_rslora": True}, "quantization": {"kind": "none"}},
+    ),
+    (
+        "lora.initialization",
+        {"lora": {"initialization": "loftq", "use_dora": True}},
+        {"lora": {"initialization": "loftq", "use_rslora": True}},
+    ),
+    (
         "quantization.storage_dtype",
         {"quantization": {"kind": "int8", "storage_dtype": "bfloat16"}},
         {"quantization": {"kind": "fp4", "storage_dtype": "bfloat16"}},
@@ -389,6 +399,6 @@ def test_hostile_path_texts_are_refused(field: str, text: str) -> None:
     assert len(found[field]) < 300
 
 
-@pytest.mark.parametrize("text", ["./-rf", "rows with spaces.jsonl", "Zeilen-ä.jsonl", "日本.jsonl", "a" * 4096])
+@pytest.mark.parametrize("text", ["./-rf", "rows with spaces.jsonl", "Zeilen-ä.jsonl", "日本.jsonl", "a" * 255])
 def test_unusual_but_harmless_paths_are_accepted(text: str) -> None:
     assert parse_config(config_with(data={"path": text})).data.path == text

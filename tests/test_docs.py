@@ -253,11 +253,11 @@ def test_the_result_fields_in_the_readme_exist() -> None:
 
 def test_the_formats_and_files_in_the_readme_are_those_that_are_read() -> None:
     from qlora_tools.data.formats import FORMATS
-    from qlora_tools.data.reading import _BUILDERS
+    from qlora_tools.data.reading import _READERS
 
     table = text_of("README.md").partition("## Data formats")[2].partition("## The config")[0]
     assert tuple(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == FORMATS
-    assert set(re.findall(r"`(\.\w+)`", table)) == _BUILDERS.keys()
+    assert set(re.findall(r"`(\.\w+)`", table)) == _READERS.keys()
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])

@@ -57,7 +57,7 @@ def test_only_answers_and_their_end_of_turn_are_learnt(family: str, tiny_model: 
 
     from qlora_tools.data.formats import Conversation, Message
     from qlora_tools.data.rendering import Renderer
-    from qlora_tools.data.rows import IGNORED, tokenize_examples
+    from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(family))
     turns = [("user", "say one"), ("assistant", "one it is"), ("user", "say two"), ("assistant", "two it is")]
@@ -65,7 +65,7 @@ def test_only_answers_and_their_end_of_turn_are_learnt(family: str, tiny_model: 
     renderer = Renderer.for_examples(tokenizer, [chat])
 
     def learnt(loss_on: Any) -> str:
-        tokens = tokenize_examples([chat], renderer, loss_on=loss_on, max_length_tokens=512, long_rows="cut")
+        tokens = tokenize_examples([chat], renderer, loss_on=loss_on, limit=LengthLimit(512, "cut"))
         assert tokenizer.convert_tokens_to_ids(FAMILIES[family].end_of_turn) in tokens.stop_token_ids
         return str(tokenizer.decode([label for label in tokens.rows[0].labels if label != IGNORED]))
 

@@ -253,7 +253,7 @@ def test_results_of_an_earlier_run_are_kept_unless_told_otherwise(
 def test_a_refused_run_writes_nothing(llama: Path, chat_rows: Path, config_for: Raw) -> None:
     raw = config_for(llama, chat_rows, lora={"target_modules": ["q_prj"]})
     with pytest.raises(
-        ConfigError, match=r"lora\.target_modules: the model has no module q_prj \(did you mean q_proj\?\)"
+        ConfigError, match=r"lora\.target_modules: the model has no linear layer q_prj \(did you mean q_proj\?\)"
     ):
         train(raw)
     assert not Path(raw["output"]["directory"]).exists()
@@ -262,12 +262,8 @@ def test_a_refused_run_writes_nothing(llama: Path, chat_rows: Path, config_for: 
 def test_weights_that_are_no_numbers_end_the_run_without_an_adapter(
     tiny_model: Models, chat_rows: Path, config_for: Raw, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(tiny_model("llama"), tmp_path / "broken")
-    weights = load_file(tmp_path / "broken" / "model.safetensors")
-    weights["model.norm.weight"][:] = float("nan")
-    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    _spoil_norm(tmp_path / "broken")
     found_early = config_for(tmp_path / "broken", chat_rows, training={"smoke_generation": True})
     with pytest.raises(CheckFailed, match="before any training"):
         train(found_early)
@@ -276,6 +272,14 @@ def test_weights_that_are_no_numbers_end_the_run_without_an_adapter(
     with pytest.raises(CheckFailed, match="The loss is nan at step 1; no adapter was written"):
         train(found_late)
     assert not (Path(found_late["output"]["directory"]) / "adapter").exists()
+
+
+def _spoil_norm(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_loftq_starts_nearer_to_the_original_weights(llama: Path) -> None:
@@ -360,7 +364,7 @@ def test_a_base_without_a_template_learns_instruction_form_and_plain_pairs_as_wr
 
     from qlora_tools.data.formats import to_example
     from qlora_tools.data.rendering import Renderer
-    from qlora_tools.data.rows import IGNORED, tokenize_examples
+    from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
 
     from .families import make_model
 
@@ -370,7 +374,7 @@ def test_a_base_without_a_template_learns_instruction_form_and_plain_pairs_as_wr
     def learnt(row: dict[str, str], row_format: str) -> tuple[str, str]:
         example = to_example(row, row_format)
         renderer = Renderer.for_examples(tokenizer, [example])
-        tokens = tokenize_examples([example], renderer, loss_on="completions", max_length_tokens=99, long_rows="cut")
+        tokens = tokenize_examples([example], renderer, loss_on="completions", limit=LengthLimit(99, "cut"))
         row_tokens = tokens.rows[0]
         labels = [label for label in row_tokens.labels if label != IGNORED]
         return str(tokenizer.decode(row_tokens.input_ids)), str(tokenizer.decode(labels))
@@ -395,3 +399,74 @@ def test_rows_that_end_with_a_question_are_counted_and_a_file_of_them_is_refused
     assert (result.training_rows.used, result.training_rows.dropped_nothing_to_learn) == (1, 1)
     with pytest.raises(DataError, match="1 have no answer"):
         train(config_for(llama, write_rows(tmp_path / "none.jsonl", [asked])))
+
+
+def test_a_path_with_brackets_means_that_file_and_values_stay_what_was_written(tmp_path: Path) -> None:
+    from qlora_tools.data.formats import to_example
+    from qlora_tools.data.reading import read_examples
+
+    write_rows(tmp_path / "rows1.jsonl", [{"prompt": "wrong", "completion": "file"}])
+    dated = {"prompt": "when?", "completion": "2024-01-05"}
+    write_rows(tmp_path / "rows[1].jsonl", [dated])
+    assert read_examples(tmp_path / "rows[1].jsonl").examples == (to_example(dated, "prompt_completion"),)
+    (tmp_path / "rows.csv").write_text('question,answer\n"agent, please",007\nempty?,NA\n', encoding="utf-8")
+    read = read_examples(tmp_path / "rows.csv")
+    assert read.format == "question_answer"
+    assert [example.messages[1]["content"] for example in read.examples] == ["007", "NA"]
+
+
+def test_parquet_and_json_arrays_are_read(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from qlora_tools.data.reading import read_examples
+
+    rows = [{"question": "one?", "answer": "1"}, {"question": "two?", "answer": "2"}]
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert read_examples(tmp_path / "rows.parquet") == read_examples(tmp_path / "rows.json")
+
+
+def test_plain_text_keeps_its_bos_and_is_learnt_whole_on_a_chat_model(llama: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from qlora_tools.data.formats import PlainText
+    from qlora_tools.data.rendering import Renderer
+    from qlora_tools.data.rows import LengthLimit, tokenize_examples
+
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    text = PlainText("one<|eot_id|>two")
+    renderer = Renderer.for_examples(tokenizer, [text])
+    row = tokenize_examples([text], renderer, loss_on="completions", limit=LengthLimit(99, "cut")).rows[0]
+    assert renderer.style == "verbatim"
+    assert tokenizer.decode([label for label in row.labels if label >= 0]) == "one<|eot_id|>two<|eot_id|>"
+
+
+def test_turns_that_would_be_left_out_of_the_text_are_refused(llama: Path, tmp_path: Path, config_for: Raw) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
+    data = write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "a"}, call]}])
+    with pytest.raises(DataError, match="turn 2 has tool_calls"):
+        train(config_for(llama, data))
+
+
+def test_an_earlier_adapter_stays_when_the_run_that_was_to_replace_it_fails(
+    llama: Path, chat_rows: Path, config_for: Raw, tmp_path: Path
+) -> None:
+    raw = config_for(llama, chat_rows, output={"overwrite": True})
+    first = train(raw)
+    weights = (Path(first.adapter_directory) / "adapter_model.safetensors").read_bytes()
+    shutil.copytree(llama, tmp_path / "broken")
+    _spoil_norm(tmp_path / "broken")
+    raw["model"]["name"] = str(tmp_path / "broken")
+    with pytest.raises(CheckFailed):
+        train(raw)
+    assert (Path(first.adapter_directory) / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_an_adapter_folder_of_others_is_never_replaced(llama: Path, chat_rows: Path, config_for: Raw) -> None:
+    raw = config_for(llama, chat_rows, output={"overwrite": True})
+    theirs = Path(raw["output"]["directory"]) / "adapter" / "adapter_model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match="was not made by qlora-tools"):
+        train(raw)
+    assert theirs.read_bytes() == b"theirs"

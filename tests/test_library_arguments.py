@@ -193,7 +193,7 @@ def test_the_trainer_holds_the_values_of_the_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "steps", "warmup"), [(0.03, 20, 1), (0.03, 100, 3), (0.03, 101, 4), (0.0, 20, 0), (0.5, 1, 1)]
+    ("fraction", "steps", "warmup"), [(0.03, 20, 1), (0.03, 100, 3), (0.03, 101, 4), (0.0, 20, 0), (0.5, 1, 0)]
 )
 def test_warm_up_is_in_whole_steps(fraction: float, steps: int, warmup: int, tmp_path: Path) -> None:
     from trl import SFTConfig

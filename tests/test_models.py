@@ -136,9 +136,29 @@ def test_a_hub_id_does_not_end_in_a_newline() -> None:
         ModelReference.parse("owner/name\n")
 
 
-def test_a_hub_id_is_resolved_without_touching_disk_or_network() -> None:
-    resolved = resolve_model(ModelReference.parse("owner/name", revision="v1"))
-    assert (resolved.location, resolved.revision) == ("owner/name", "v1")
+def test_a_hub_id_that_is_not_in_the_cache_is_told_in_words_offline() -> None:
+    with pytest.raises(ModelError, match="owner/name cannot be fetched from the Hub"):
+        resolve_model(ModelReference.parse("owner/name"))
+
+
+def test_a_hub_model_is_pinned_to_the_commit_in_the_cache_and_never_read_from_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name, text in (("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "{}")):
+        (snapshot / name).write_text(text)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    resolved = resolve_model(ModelReference.parse("owner/name"))
+    assert (resolved.location, resolved.revision) == (str(snapshot), commit)
 
 
 def test_a_complete_local_directory_is_resolved_to_its_absolute_path(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import sysconfig
@@ -21,14 +22,10 @@ Models = Callable[[str], Path]
 pytestmark = pytest.mark.process
 
 
-def qlora(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def qlora(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qlora_tools", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "qlora_tools", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=cwd,
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment}
     )
 
 
@@ -46,6 +43,18 @@ def test_a_run_by_command_and_one_by_import_have_identical_losses(
     by_import = train(parse_config(raw)).model_dump(mode="json")
     assert by_command["losses"] == by_import["losses"]
     assert by_command["evaluation_losses"] == {str(k): v for k, v in by_import["evaluation_losses"].items()}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86 alone")
+def test_a_cpu_without_avx2_is_code_4_and_nothing_is_written(
+    tiny_model: Models, chat_rows: Path, config_for: Raw, tmp_path: Path
+) -> None:
+    raw = config_for(tiny_model("llama"), chat_rows)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
+    done = qlora("train", str(tmp_path / "run.yaml"), "--json", ATEN_CPU_CAPABILITY="default", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 4, done.stderr
+    assert "no AVX2" in json.loads(done.stdout)["message"]
+    assert not Path(raw["output"]["directory"]).exists()
 
 
 def test_doctor_reports_this_machine_as_one_json_document() -> None:

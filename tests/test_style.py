@@ -29,7 +29,7 @@ RANKS = {
     "_version": 0,
     "errors": 0,
     "events": 0,
-    "paths": 0,
+    "paths": 1,
     "results": 0,
     "subprocesses": 0,
     "disk": 1,

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -169,8 +170,8 @@ def _problem(detail: ErrorDetails) -> ConfigProblem:
         return ConfigProblem(field, f"there is no such field{_nearest_field(location)}")
     if detail["type"] == "missing":
         return ConfigProblem(field, "is required")
-    value = repr(detail["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
+    # Not repr(): through YAML aliases a few hundred characters can stand for gigabytes.
+    shown = reprlib.repr(detail["input"])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return ConfigProblem(field, f"{message} (is {shown})")
 

@@ -16,7 +16,7 @@ _ENGINE = "qlora_tools: "
 FIELD_USE: dict[str, str] = {
     "model.name": "AutoModelForCausalLM.from_pretrained(pretrained_model_name_or_path)",
     "model.source": _ENGINE + "finding the model",
-    "model.revision": "AutoModelForCausalLM.from_pretrained(revision)",
+    "model.revision": _ENGINE + "fetching the model",
     "model.attention_implementation": "AutoModelForCausalLM.from_pretrained(attn_implementation)",
     "data.path": _ENGINE + "reading rows",
     "data.format": _ENGINE + "reading rows",
@@ -155,8 +155,9 @@ def _optimiser_arguments(training: TrainingConfig, steps: int) -> dict[str, Any]
         "optim": _OPTIMIZER_NAMES.get(training.optimizer, training.optimizer),
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.schedule,
-        # Whole steps: Transformers reads a value below 1 as a ratio, and 0.03 of 20 steps would be none at all.
-        "warmup_steps": math.ceil(training.warmup_fraction * steps),
+        # Whole steps, since Transformers reads a value below 1 as a ratio and 0.03 of 20 steps would be none at all; but
+        # never all of them, since warm-up begins at a rate of 0 and a single step would train nothing.
+        "warmup_steps": min(math.ceil(training.warmup_fraction * steps), steps - 1),
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_gradient_norm,
     }

@@ -31,6 +31,24 @@ def _loftq_needs_nf4(lora: "LoraConfig", quantization: "QuantizationConfig") -> 
     )
 
 
+def _pissa_is_plain(lora: "LoraConfig") -> ConfigProblem | None:
+    if lora.initialization != "pissa" or not (lora.use_dora or lora.modules_to_save):
+        return None
+    return ConfigProblem(
+        "lora.initialization",
+        "pissa is saved as the difference from its start, which holds A and B alone: it goes with neither use_dora nor "
+        "modules_to_save; use initialization: default",
+    )
+
+
+def _loftq_is_without_dora(lora: "LoraConfig") -> ConfigProblem | None:
+    if lora.initialization != "loftq" or not lora.use_dora:
+        return None
+    return ConfigProblem(
+        "lora.initialization", "loftq changes the weights whose norms use_dora has measured; use one of the two"
+    )
+
+
 def _storage_is_for_4_bit(quantization: "QuantizationConfig") -> ConfigProblem | None:
     if quantization.storage_dtype == "uint8" or quantization.kind in ("nf4", "fp4"):
         return None
@@ -69,6 +87,8 @@ def _targets_are_named(lora: "LoraConfig") -> ConfigProblem | None:
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("lora", "quantization"), _pissa_needs_16_bit),
     (("lora", "quantization"), _loftq_needs_nf4),
+    (("lora",), _pissa_is_plain),
+    (("lora",), _loftq_is_without_dora),
     (("quantization",), _storage_is_for_4_bit),
     (("data",), _one_source_of_evaluation),
     (("data", "training"), _evaluation_has_rows),

@@ -59,6 +59,7 @@ def to_example(row: Mapping[str, Any], row_format: str) -> Example:
 
 
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_NOT_READ_YET = ("tool_calls", "function_call", "reasoning_content")
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -99,6 +100,9 @@ def _pair(user: str, assistant: str, *, verbatim: bool = False) -> Conversation:
 def _turn(value: Any, number: int) -> Message:
     if not isinstance(value, Mapping):
         raise RowError(f"turn {number} is {_kind(value)}, not role and content")
+    unread = [key for key in _NOT_READ_YET if value.get(key)]
+    if unread:
+        raise RowError(f"turn {number} has {', '.join(unread)}, which this version would leave out of the text")
     role = value.get("role")
     if role not in _ROLES:
         raise RowError(f"turn {number} has role {role!r}, not one of {', '.join(_ROLES)}")

@@ -1,19 +1,25 @@
-"""Reading a dataset file into examples, through `datasets`. What is wrong is said with its line."""
+"""Reading a dataset file into examples. What is wrong is said with its line.
 
+Text formats are read with the standard library, so that a value stays what was written: guessing readers make dates of
+"2024-01-05", numbers of "007" and nothing of "NA". Parquet, whose columns have types, goes through `datasets`.
+"""
+
+import csv
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..disk import DISK_FULL
 from ..errors import DataError
 from ..requirements import require_training_libraries
 from .formats import Example, RowError, detect_format, to_example
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+Row = Mapping[str, Any]
+
 _MOST_ROW_ERRORS_SHOWN = 5
-_MEND = "Mend the file; rows of JSON Lines are one JSON object each, in UTF-8, with the same fields and types."
+_MEND = "Mend the file; rows of JSON Lines are one JSON object each, in UTF-8."
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,10 @@ class Examples:
 
     format: str
     examples: tuple[Example, ...]
+
+
+class _UnreadableError(ValueError):
+    """Why a file cannot be read, with its line."""
 
 
 def read_examples(path: Path, row_format: str = "auto") -> Examples:
@@ -37,7 +47,7 @@ def read_examples(path: Path, row_format: str = "auto") -> Examples:
     return Examples(found, tuple(_normal_forms(rows, found, path)))
 
 
-def _normal_forms(rows: Sequence[Mapping[str, Any]], row_format: str, path: Path) -> list[Example]:
+def _normal_forms(rows: Sequence[Row], row_format: str, path: Path) -> list[Example]:
     examples: list[Example] = []
     problems: list[str] = []
     for number, row in enumerate(rows, start=1):
@@ -54,90 +64,114 @@ def _normal_forms(rows: Sequence[Mapping[str, Any]], row_format: str, path: Path
     return examples
 
 
-def _load_rows(path: Path) -> list[dict[str, Any]]:
-    builder = _check_file(path)
-    if builder == "json" and (reason := _first_row_problem(path)):
-        raise DataError(f"The dataset {path} cannot be read: {reason}.", next_step=_MEND)
-    require_training_libraries("reading a dataset")
-    import datasets
-
-    datasets.disable_progress_bars()
-    # The cache of `datasets` would outlive the run and is keyed by path and time only; rows are held in memory anyway.
-    with tempfile.TemporaryDirectory(prefix="qlora-rows-") as cache:
-        try:
-            options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
-            loaded = datasets.load_dataset(
-                builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
-            )
-            # Arrow takes any bytes as text; only making Python strings of them finds those that are not UTF-8.
-            return list(loaded.to_list())
-        except (datasets.exceptions.DatasetGenerationError, ValueError, UnicodeDecodeError, OSError) as error:
-            raise _explained(path, error) from None
+def _load_rows(path: Path) -> list[Row]:
+    reader = _reader(path)
+    try:
+        return list(reader(path))
+    except _UnreadableError as error:
+        raise DataError(f"The dataset {path} cannot be read: {error}.", next_step=_MEND) from None
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise DataError(f"The dataset {path} cannot be read: {error.strerror or error}.", next_step=_MEND) from None
 
 
-def _check_file(path: Path) -> str:
+def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     if not path.exists():
         raise DataError(f"There is no dataset {path}.", next_step="Check data.path.")
     if not path.is_file():
         raise DataError(
             f"The dataset {path} is not a file.", next_step="Give one .jsonl, .json, .csv or .parquet file."
         )
-    if path.suffix.lower() not in _BUILDERS:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
         raise DataError(
-            f"The dataset {path} ends in {path.suffix or 'nothing'}; known are {', '.join(_BUILDERS)}.",
+            f"The dataset {path} ends in {path.suffix or 'nothing'}; known are {', '.join(_READERS)}.",
             next_step="Convert it, for instance to JSON Lines: one JSON object a line.",
         )
     if path.stat().st_size == 0:
         raise DataError(f"The dataset {path} is empty (0 bytes).", next_step="Give a file with at least one row.")
-    return _BUILDERS[path.suffix.lower()]
+    return reader
 
 
-def _explained(path: Path, error: BaseException) -> DataError:
-    reason = _first_bad_line(path) if path.suffix.lower() != ".parquet" else None
-    cause = str(error.__cause__ or error).splitlines()
-    return DataError(
-        f"The dataset {path} cannot be read: {reason or (cause[0] if cause else type(error).__name__)}.",
-        next_step=_MEND,
-    )
-
-
-def _first_row_problem(path: Path) -> str | None:
-    """What `datasets` would read in its own way: JSON Lines whose first line is not an object."""
-    if path.suffix.lower() != ".jsonl":
-        return None
-    with path.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"")
-    try:
-        return _line_problem(json.loads(first.decode("utf-8-sig")), {}) and "line 1 is not a JSON object"
-    except ValueError:
-        return None  # said with its line by the reader
-
-
-def _first_bad_line(path: Path) -> str | None:
-    """Where a text file stops being UTF-8 or JSON, in words for a person; None when every line is well formed."""
-    kinds: dict[str, type] = {}
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, without a byte-order mark."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                problem = (
-                    _line_problem(json.loads(text), kinds) if path.suffix.lower() == ".jsonl" and text.strip() else None
-                )
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                return (
-                    f"line {number} is not UTF-8 text (byte {error.start + 1} of the line is 0x{line[error.start]:02x})"
+                place = f"byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
+                raise _UnreadableError(f"line {number} is not UTF-8 text ({place})") from None
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield _json_object(line, f"line {number}")
+
+
+def _json_object(text: str, place: str) -> Row:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _UnreadableError(f"{place} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _UnreadableError(f"{place} is not a JSON object but a {type(value).__name__}")
+    return value
+
+
+def _json_array(path: Path) -> Iterator[Row]:
+    text = "".join(line for _, line in _lines(path))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        # Many files named .json hold JSON Lines.
+        yield from _json_lines(path)
+        return
+    rows = value if isinstance(value, list) else [value]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise _UnreadableError(f"entry {number} is not a JSON object but a {type(row).__name__}")
+        yield row
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Row]:
+    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise _UnreadableError(
+                    f"line {reader.line_num} has not the {len(reader.fieldnames or ())} fields of the first line"
                 )
-            except ValueError as error:
-                return f"line {number} is not JSON ({error})"
-            if problem:
-                return f"line {number}: {problem}"
-    return None
+            yield row
+    except csv.Error as error:
+        raise _UnreadableError(f"line {reader.line_num} is not CSV ({error})") from None
 
 
-def _line_problem(row: Any, kinds: dict[str, type]) -> str | None:
-    if not isinstance(row, Mapping):
-        return f"a {type(row).__name__} instead of a JSON object"
-    for field, value in row.items():
-        if value is not None and kinds.setdefault(field, type(value)) is not type(value):
-            return f"{field} is a {type(value).__name__}, and a {kinds[field].__name__} in earlier rows"
-    return None
+def _texts(path: Path) -> Iterator[Row]:
+    return ({"text": line.rstrip("\r\n")} for _, line in _lines(path) if line.strip())
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    require_training_libraries("reading a Parquet file")
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # Opened by us: `datasets` would take brackets and stars of a path for a pattern.
+        with path.open("rb") as file:
+            yield from datasets.Dataset(pyarrow.parquet.read_table(file)).to_list()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise _UnreadableError(str(error).splitlines()[0]) from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_array,
+    ".csv": lambda path: _table(path, ","),
+    ".tsv": lambda path: _table(path, "\t"),
+    ".parquet": _parquet,
+    ".txt": _texts,
+}

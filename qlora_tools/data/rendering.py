@@ -18,11 +18,20 @@ LossOn = Literal["completions", "assistant", "all"]
 
 
 @dataclass(frozen=True)
+class Span:
+    """Characters of one answer: its content `[start, content_end)`, and up to `end` what the template writes after it."""
+
+    start: int
+    content_end: int
+    end: int
+
+
+@dataclass(frozen=True)
 class RenderedExample:
-    """Text of one row and the character spans `[start, end)` that are learnt."""
+    """Text of one row and the spans of it that are learnt."""
 
     text: str
-    learnt: tuple[tuple[int, int], ...]
+    learnt: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,12 @@ class Renderer:
     @classmethod
     def for_examples(cls, tokenizer: Any, examples: Sequence[Example]) -> "Renderer":
         """The chat template where there is one; else pairs as written, else the instruction form."""
+        first = next((example for example in examples if isinstance(example, Conversation)), None)
+        if first is None:
+            return cls(tokenizer, "verbatim")
         if tokenizer.chat_template:
             return cls(tokenizer, "chat_template")
-        first = next((example for example in examples if isinstance(example, Conversation)), None)
-        return cls(tokenizer, "verbatim" if first is None or first.verbatim else "instruction")
+        return cls(tokenizer, "verbatim" if first.verbatim else "instruction")
 
     @property
     def adds_special_tokens(self) -> bool:
@@ -59,26 +70,37 @@ class Renderer:
     def training_text(self, example: Example, loss_on: LossOn) -> RenderedExample:
         """Text and learnt spans of one row; raises `RowError` where the row does not suit the template."""
         if isinstance(example, PlainText):
-            return RenderedExample(example.text, ((0, len(example.text)),))
+            return RenderedExample(example.text, (Span(0, len(example.text), len(example.text)),))
         text = self._text(example.messages, generation_prompt=False)
         if loss_on == "all":
-            return RenderedExample(text, ((0, len(text)),))
+            return RenderedExample(text, (Span(0, len(text), len(text)),))
         turns = [number for number, message in enumerate(example.messages) if message["role"] == "assistant"]
         if loss_on == "completions":
             turns = [number for number in turns if number == len(example.messages) - 1]
         return RenderedExample(text, tuple(self._span(example.messages, turn, text) for turn in turns))
 
-    def _span(self, messages: Sequence[Message], turn: int, text: str) -> tuple[int, int]:
-        before = self._text(messages[:turn], generation_prompt=False) if turn else ""
+    def _span(self, messages: Sequence[Message], turn: int, text: str) -> Span:
         asked = self._text(messages[:turn], generation_prompt=True)
         answered = self._text(messages[: turn + 1], generation_prompt=False)
-        if not text.startswith(before) or not text.startswith(answered):
+        # Templates whose generation prompt opens a thinking block agree with the text only up to that block, and
+        # some write EOS after whatever comes last; a template that rewrites what came before differs earlier.
+        start, end = _common_length(asked, text), _common_length(answered, text)
+        content = messages[turn]["content"].strip()
+        content_end = text.find(content, start) + len(content)
+        if start < self._length_before(messages, turn) or not start < content_end <= end:
             raise RowError(
-                f"the chat template rewrites earlier turns when turn {turn + 1} follows, so its tokens cannot be told apart; "
-                "use loss_on: completions with one answer a row"
+                f"the chat template rewrites earlier turns when turn {turn + 1} follows, so its tokens cannot be told "
+                "apart; use loss_on: completions with one answer a row"
             )
-        # Templates whose generation prompt opens a thinking block agree with the text only up to that block.
-        return _common_length(asked, text), len(answered)
+        return Span(start, content_end, end)
+
+    def _length_before(self, messages: Sequence[Message], turn: int) -> int:
+        """Characters up to the end of the turn before, without what a template writes only at the very end."""
+        if turn == 0:
+            return 0
+        before = self._text(messages[:turn], generation_prompt=False)
+        asked = self._text(messages[:turn], generation_prompt=True)
+        return _common_length(before, asked)
 
     def _text(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         if self.style == "chat_template":

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import DataError
 from .formats import Example, RowError
-from .rendering import LossOn, RenderedExample, Renderer
+from .rendering import LossOn, RenderedExample, Renderer, Span
 
 IGNORED = -100
 _CHUNK = 512
@@ -22,6 +23,14 @@ class TokenRow:
     def learnt_tokens(self) -> int:
         """Tokens that count in the loss."""
         return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """The longest row in tokens, and whether longer ones are cut at their end or dropped."""
+
+    max_length_tokens: int
+    long_rows: Literal["cut", "drop"]
 
 
 @dataclass(frozen=True)
@@ -46,25 +55,26 @@ def tokenize_examples(
     renderer: Renderer,
     *,
     loss_on: LossOn,
-    max_length_tokens: int,
-    long_rows: str,
+    limit: LengthLimit,
+    row_numbers: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TokenRows:
-    """Tokens and labels of every example.
+    """Tokens and labels of every example. `row_numbers` are their places in the file, for errors; default 1, 2, ...
 
     Raises `DataError` when a row does not suit the template or when no row is left to learn from.
     """
     encoder = _Encoder(renderer)
+    numbers = row_numbers or range(1, len(examples) + 1)
     complete: list[TokenRow] = []
     for start in range(0, len(examples), _CHUNK):
         rendered = [
-            _rendered(renderer, example, loss_on, start + offset)
-            for offset, example in enumerate(examples[start : start + _CHUNK], start=1)
+            _rendered(renderer, example, loss_on, numbers[start + offset])
+            for offset, example in enumerate(examples[start : start + _CHUNK])
         ]
         complete.extend(encoder.rows(rendered))
         if on_progress:
             on_progress(min(start + _CHUNK, len(examples)), len(examples))
-    return _within_length(complete, max_length_tokens, long_rows, encoder.stop_token_ids())
+    return _within_length(complete, limit, encoder.stop_token_ids())
 
 
 def _rendered(renderer: Renderer, example: Example, loss_on: LossOn, number: int) -> RenderedExample:
@@ -74,7 +84,8 @@ def _rendered(renderer: Renderer, example: Example, loss_on: LossOn, number: int
         raise DataError(f"Row {number}: {error}.", next_step="Mend the row or choose another data.loss_on.") from None
 
 
-def _within_length(rows: list[TokenRow], longest: int, long_rows: str, stop_token_ids: tuple[int, ...]) -> TokenRows:
+def _within_length(rows: list[TokenRow], limit: LengthLimit, stop_token_ids: tuple[int, ...]) -> TokenRows:
+    longest, long_rows = limit.max_length_tokens, limit.long_rows
     too_long = [len(row.input_ids) > longest for row in rows]
     if long_rows == "cut":
         fitting = [TokenRow(row.input_ids[:longest], row.labels[:longest]) for row in rows]
@@ -129,27 +140,35 @@ class _Encoder:
         ids, labels = list(ids), [IGNORED] * len(ids)
         if self._renderer.adds_special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids, labels, offsets = ids[:-1], labels[:-1], offsets[:-1]
-        for start, end in example.learnt:
-            inside = [i for i, (left, right) in enumerate(offsets) if start <= left < end and right > left]
-            for i in self._up_to_end_of_turn(inside, ids):
+        for span in example.learnt:
+            for i in self._learnt_tokens(span, ids, offsets):
                 labels[i] = ids[i]
         self._end_answer(example, ids, labels)
         return TokenRow(ids, labels)
 
-    def _up_to_end_of_turn(self, inside: list[int], ids: list[int]) -> list[int]:
-        """A template writes a newline after the end of a turn; generation stops before it, so it is not learnt."""
-        for position in range(len(inside) - 1, -1, -1):
-            if ids[inside[position]] in self._special:
-                self._ends.add(ids[inside[position]])
-                return inside[: position + 1]
-        return inside
+    def _learnt_tokens(self, span: Span, ids: list[int], offsets: list[tuple[int, int]]) -> list[int]:
+        """The content and the first special token after it: there generation stops, so nothing behind it is learnt."""
+        starts = [left if right > left else -1 for left, right in offsets]
+        content = [i for i, left in enumerate(starts) if span.start <= left < span.content_end]
+        after = [i for i, left in enumerate(starts) if span.content_end <= left < span.end]
+        stop = next((place for place, i in enumerate(after) if ids[i] in self._special), None)
+        if stop is None:
+            return content
+        self._ends.add(ids[after[stop]])
+        return content + after[: stop + 1]
 
     def _end_answer(self, example: RenderedExample, ids: list[int], labels: list[int]) -> None:
         """Where the text itself does not end with a special token, EOS is added and learnt: else the model never stops."""
         eos = self._tokenizer.eos_token_id
-        ends_with_answer = bool(example.learnt) and example.learnt[-1][1] == len(example.text)
-        learnt_special = any(label in self._special for label in labels[-3:] if label != IGNORED)
-        if ends_with_answer and not learnt_special and eos is not None:
+        ends_with_answer = bool(example.learnt) and example.learnt[-1].end == len(example.text)
+        if ends_with_answer and eos is not None and not self._ends_with_special(labels):
             ids.append(eos)
             labels.append(eos)
             self._ends.add(eos)
+
+    def _ends_with_special(self, labels: list[int]) -> bool:
+        """Whether the last learnt token, white space aside, is a special one."""
+        for label in reversed(labels):
+            if label != IGNORED and not self._tokenizer.decode([label]).isspace():
+                return label in self._special
+        return False

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import RunConfig, dump_config, parse_config
 from ..data.formats import Message
 from ..disk import disk_errors
-from ..errors import CheckFailed, ModelError, UsageError
+from ..errors import ModelError, QloraError, UsageError
 from ..evaluation import ExactMatch, exact_match
 from ..events import Listener, RunEvent
 from ..generation import generate
@@ -96,10 +96,10 @@ def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None 
 
 
 def _merged(output: Path, prompts: list[str], on_event: Listener) -> tuple[MergeResult | None, str | None]:
-    """The merged model, or why there is none: a failed check is a finding of the demo, not its end."""
+    """The merged model, or why there is none: a merge that fails is a finding of the demo, not its end."""
     try:
         return merge(output, output / "merged", prompts=prompts, on_event=on_event), None
-    except CheckFailed as error:
+    except QloraError as error:
         on_event(RunEvent("note", error.message))
         return None, error.message
 

@@ -38,10 +38,15 @@ def attach_adapter(model: Any, lora: LoraConfig, resolved: ResolvedModel) -> Any
         parameter.requires_grad_(False)
     model.config.use_cache = False
     targets = _target_modules(model, lora)
+    _check_modules_to_save(model, lora)
     adapted = get_peft_model(model, PeftLoraConfig(**lora_arguments(lora, targets)), autocast_adapter_dtype=True)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if resolved.revision is not None:
+        # The name that others can load, not the place of this machine's cache.
+        settings = adapted.peft_config["default"]
+        settings.base_model_name_or_path, settings.revision = resolved.reference.name, resolved.revision
     if lora.initialization == "loftq":
         start_from_loftq(adapted, resolved)
     return adapted
@@ -90,10 +95,21 @@ def _target_modules(model: Any, lora: LoraConfig) -> str | list[str]:
         if found:
             return found
         raise _unknown_modules(["attention"], linears)
-    missing = [name for name in lora.target_modules if not _matches(name, model)]
+    missing = [name for name in lora.target_modules if not _is_linear(name, model)]
     if missing:
         raise _unknown_modules(missing, linears)
     return list(lora.target_modules)
+
+
+def _check_modules_to_save(model: Any, lora: LoraConfig) -> None:
+    """Modules trained in full must be there, and not be quantised: codes have no gradient."""
+    for name in lora.modules_to_save:
+        named = [module for path, module in model.named_modules() if path == name or path.endswith("." + name)]
+        frozen = any(not parameter.is_floating_point() for module in named for parameter in module.parameters())
+        if not named or frozen:
+            reason = "is quantised, and codes cannot be trained" if named else "is not in the model"
+            message = f"{name} {reason}; usual ones are embed_tokens and lm_head"
+            raise ConfigError([ConfigProblem("lora.modules_to_save", message)], source="for this model")
 
 
 def _linear_names(model: Any) -> list[str]:
@@ -101,12 +117,13 @@ def _linear_names(model: Any) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in linears})
 
 
-def _matches(wanted: str, model: Any) -> bool:
-    return any(name == wanted or name.endswith("." + wanted) for name, _ in model.named_modules())
+def _is_linear(wanted: str, model: Any) -> bool:
+    named = (module for name, module in model.named_modules() if name == wanted or name.endswith("." + wanted))
+    return any(isinstance(module, torch.nn.Linear) for module in named)
 
 
 def _unknown_modules(missing: list[str], linears: list[str]) -> ConfigError:
     near = difflib.get_close_matches(missing[0], linears, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    message = f"the model has no module {', '.join(missing)}{hint}; its linear layers are {', '.join(linears)}"
+    message = f"the model has no linear layer {', '.join(missing)}{hint}; its linear layers are {', '.join(linears)}"
     return ConfigError([ConfigProblem("lora.target_modules", message)], source="for this model")

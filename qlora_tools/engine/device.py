@@ -1,5 +1,6 @@
 """The device of this process, and its memory counters."""
 
+import gc
 import platform
 import resource
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ def _cuda_hardware() -> Hardware:
     )
 
 
+def host_hardware() -> Hardware:
+    """The CPU of this machine, for work that needs no GPU."""
+    return _cpu_hardware()
+
+
 def _cpu_hardware() -> Hardware:
     memory = psutil.virtual_memory()
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -46,10 +52,11 @@ def require_capable(hardware: Hardware, quantization: str) -> None:
     """Raise `MachineError` where bitsandbytes has no code for this processor."""
     if quantization == "none":
         return
-    if hardware.compute_capability is not None and hardware.compute_capability < (6, 0):
+    least = (7, 5) if quantization == "int8" else (6, 0)
+    if hardware.compute_capability is not None and hardware.compute_capability < least:
         major, minor = hardware.compute_capability
         raise MachineError(
-            f"{hardware.name} has compute capability {major}.{minor}; bitsandbytes needs 6.0 (7.5 for int8).",
+            f"{hardware.name} has compute capability {major}.{minor}; {quantization} needs {least[0]}.{least[1]}.",
             next_step="Use a newer GPU, or hide this one with CUDA_VISIBLE_DEVICES= to train on the CPU.",
         )
     if hardware.kind == "cpu" and platform.machine() in ("x86_64", "AMD64") and _lacks_avx2():
@@ -61,6 +68,13 @@ def require_capable(hardware: Hardware, quantization: str) -> None:
 
 def _lacks_avx2() -> bool:
     return bool(torch.backends.cpu.get_cpu_capability() == "DEFAULT")
+
+
+def release_memory() -> None:
+    """Give back what the last model held: trainers and their callbacks refer to each other, so it takes a collection."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,9 @@ class Fit:
                     output_directory=self.output,
                 )
             )
+            # One process uses one GPU; with several visible, Trainer would wrap the model in DataParallel.
+            if arguments.n_gpu > 1:
+                arguments._n_gpu = 1
             trainer = SFTTrainer(
                 model=model,
                 args=arguments,
@@ -123,7 +126,7 @@ class Fit:
             packing=self.training_set.layout,
             steps=outcome.steps,
             planned_steps=self.training_set.steps,
-            stopped_early=outcome.best.stopped_early,
+            stopped_early=outcome.best.stopped_early and outcome.steps < self.training_set.steps,
             losses=outcome.metrics.losses,
             evaluation_losses=outcome.metrics.evaluation_losses,
             saved_step=outcome.saved_step,

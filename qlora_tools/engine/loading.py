@@ -1,11 +1,11 @@
 """Loading a base model and its tokenizer: from safetensors only, quantised on the way in, never upcast as a whole."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -17,6 +17,9 @@ from ..models.hardware import Hardware
 from ..models.reference import ResolvedModel
 from ..models.shape import require_causal_language_model
 from .device import require_capable
+
+# What Transformers raises for files that are cut off, of the wrong type, or of an architecture it does not know.
+_BROKEN_FILES = (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,9 @@ def _from_pretrained(auto_class: Any, resolved: ResolvedModel, **arguments: Any)
     try:
         # Said outright: left out, Transformers may ask on the terminal whether to run a model's own code.
         return auto_class.from_pretrained(
-            resolved.location, revision=resolved.revision or "main", trust_remote_code=False, **arguments
+            resolved.location, trust_remote_code=False, local_files_only=True, **arguments
         )
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+    except _BROKEN_FILES as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise _as_model_error(resolved, error) from None
@@ -110,15 +113,14 @@ def _from_pretrained(auto_class: Any, resolved: ResolvedModel, **arguments: Any)
 def _as_model_error(resolved: ResolvedModel, error: BaseException) -> ModelError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = resolved.reference.name
+    reason = f"{name} cannot be loaded: {lines[0] if lines else type(error).__name__}"
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         return ModelError(
             f"{name} needs code that is shipped with the model, which is never run.",
             next_step="Choose a model whose architecture is part of Transformers.",
         )
-    step = "Check the name and the network; for a gated model set HF_TOKEN. Offline, give a local directory."
-    if Path(resolved.location).is_dir():
-        step = "Check that the directory holds a complete model of an architecture that Transformers knows."
-    return ModelError(f"{name} cannot be loaded: {lines[0] if lines else type(error).__name__}", next_step=step)
+    step = "Check that it is a complete model of an architecture that Transformers knows."
+    return ModelError(reason, next_step=step)
 
 
 def _check_complete(resolved: ResolvedModel, info: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from huggingface_hub import snapshot_download
 from peft.tuners.lora.bnb import Linear4bit
 from safetensors import safe_open
 
@@ -25,7 +24,7 @@ def start_from_loftq(adapted: Any, resolved: ResolvedModel) -> None:
 
     Raises `ModelError` when the original weight of a layer is not found under its name.
     """
-    directory = _weights_directory(resolved)
+    directory = Path(resolved.location)
     files = _files_by_tensor(directory)
     for name, module in adapted.named_modules():
         if isinstance(module, Linear4bit):
@@ -47,13 +46,6 @@ def _correct(module: Any, original: torch.Tensor) -> None:
     root = (singular[:rank] / scale).sqrt()
     module.lora_B["default"].weight.data = (left[:, :rank] * root).contiguous()
     module.lora_A["default"].weight.data = (root[:, None] * right[:rank]).contiguous()
-
-
-def _weights_directory(resolved: ResolvedModel) -> Path:
-    if Path(resolved.location).is_dir():
-        return Path(resolved.location)
-    # The files were fetched when the model was loaded; this only finds them in the cache.
-    return Path(snapshot_download(resolved.location, revision=resolved.revision, local_files_only=True))
 
 
 def _files_by_tensor(directory: Path) -> dict[str, str]:

@@ -38,7 +38,7 @@ class AdapterRecord(BaseModel):
     def base(self) -> ResolvedModel:
         """The base model, found again; raises `ModelError` when it is gone or no longer the same."""
         resolved = resolve_model(ModelReference(self.base_name, self.base_source, self.base_revision))
-        if self.base_config_sha256 != config_hash(resolved):
+        if self.base_config_sha256 not in (None, config_hash(resolved)):
             raise ModelError(
                 f"The base {self.base_name} is not the model that this adapter was trained on: its config.json differs.",
                 next_step="Put the original base back, or train again on this one.",
@@ -46,10 +46,9 @@ class AdapterRecord(BaseModel):
         return resolved
 
 
-def config_hash(resolved: ResolvedModel) -> str | None:
-    """SHA-256 of a local model's config.json; None for a Hub id, whose revision identifies it."""
-    path = Path(resolved.location) / "config.json"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def config_hash(resolved: ResolvedModel) -> str:
+    """SHA-256 of a model's config.json."""
+    return hashlib.sha256((Path(resolved.location) / "config.json").read_bytes()).hexdigest()
 
 
 def text_hash(text: str | None) -> str | None:
@@ -89,20 +88,21 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
 
 
 def _record_of_foreign_adapter(adapter_config: Path) -> AdapterRecord:
-    """What can be known of an adapter that other tools made: its base; QLoRA's defaults and the base's template."""
+    """What can be known of an adapter that other tools made: its base and the base's template.
+
+    Whether it was trained on a quantised base is not known, so the base is taken as it was published.
+    """
     try:
         name = str(json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{adapter_config} names no base model.", next_step="Restore the file.") from None
-    resolved = resolve_model(
-        ModelReference.parse(name, source="hub" if "/" in name and name[0] not in "/.~" else "local")
-    )
+    reference = ModelReference.parse(name, source="hub" if "/" in name and name[0] not in "/.~" else "local")
     return AdapterRecord(
         base_name=name,
-        base_source="hub" if resolved.reference.source == "hub" else "local",
+        base_source="hub" if reference.source == "hub" else "local",
         base_revision=None,
-        base_config_sha256=config_hash(resolved),
-        quantization=QuantizationConfig(),
+        base_config_sha256=None,
+        quantization=QuantizationConfig(kind="none"),
         compute_dtype="auto",
         style="chat_template",
         chat_template_sha256=None,

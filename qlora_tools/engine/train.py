@@ -16,7 +16,7 @@ from ..data.formats import Example
 from ..data.order import split_for_evaluation
 from ..data.reading import read_examples
 from ..data.rendering import Renderer
-from ..data.rows import TokenRows, tokenize_examples
+from ..data.rows import LengthLimit, TokenRows, tokenize_examples
 from ..disk import disk_errors
 from ..errors import MachineError
 from ..events import Listener, RunEvent, ignore
@@ -26,10 +26,10 @@ from ..requirements import require_tracker
 from ..results import TrainResult
 from .adapters import attach_adapter, initial_adapter
 from .batches import build_training_set, choose_layout
-from .device import detect_hardware, reset_peak_memory
+from .device import detect_hardware, release_memory, reset_peak_memory
 from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer
-from .output import METRICS_FILE, check_output, prepare_output, publish_adapter
+from .output import check_output, prepare_output, publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
 from .smoke import smoke_generation
 
@@ -46,16 +46,19 @@ def train(config: RunConfig, *, on_event: Listener = ignore) -> TrainResult:
     began = time.monotonic()
     output = as_path(config.output.directory)
     require_tracker(config.training.tracking)
-    check_output(output, overwrite=config.output.overwrite)
     model = config.model
-    resolved = resolve_model(ModelReference.parse(model.name, source=model.source, revision=model.revision))
-    on_event(RunEvent("phase", "Reading and tokenising rows"))
-    data = _prepare_data(config, load_tokenizer(resolved), on_event)
-    left = f"{output / METRICS_FILE} holds the losses so far, and no adapter was written"
+    reference = ModelReference.parse(model.name, source=model.source, revision=model.revision)
+    left = "no adapter was written"
     with _memory_errors(), disk_errors(output, left=left):
+        check_output(output, overwrite=config.output.overwrite)
+        resolved = resolve_model(reference)
+        on_event(RunEvent("phase", "Reading and tokenising rows"))
+        data = _prepare_data(config, load_tokenizer(resolved), on_event)
         on_event(RunEvent("phase", f"Loading {model.name} ({config.quantization.kind})"))
         loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
         result = _run(config, resolved, data, loaded, fit, began)
+        del loaded
+        release_memory()
         (output / "result.json").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
 
@@ -91,6 +94,7 @@ def _run(
     fit.on_event(RunEvent("phase", fit.summary(adapted)))
     with initial_adapter(adapted, config.lora) as initial:
         outcome = fit.run(adapted, loaded.tokenizer)
+        require_finite(adapted)
         record = _record(config, resolved, data, loaded.compute_dtype)
         publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter", initial=initial)
     return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
@@ -115,18 +119,21 @@ def _prepare_data(config: RunConfig, tokenizer: Any, on_event: Listener) -> _Dat
         held_out = read_examples(as_path(data.evaluation_path), data.format).examples
     renderer = Renderer.for_examples(tokenizer, examples)
 
-    def tokens(chosen: tuple[Example, ...]) -> TokenRows:
+    def tokens(chosen: tuple[Example, ...], places: list[int]) -> TokenRows:
         return tokenize_examples(
             chosen,
             renderer,
             loss_on=data.loss_on,
-            max_length_tokens=config.training.max_length_tokens,
-            long_rows=data.long_rows,
+            limit=LengthLimit(config.training.max_length_tokens, data.long_rows),
+            row_numbers=[place + 1 for place in places],
             on_progress=lambda done, total: on_event(RunEvent("progress", "rows", {"done": done, "total": total})),
         )
 
-    training = tokens(tuple(examples[i] for i in kept))
-    return _Data(renderer, training, tokens(held_out) if held_out else None, renderer.sample_prompt(examples[0]))
+    training = tokens(tuple(examples[i] for i in kept), kept)
+    held_places = held or list(range(len(held_out)))
+    return _Data(
+        renderer, training, tokens(held_out, held_places) if held_out else None, renderer.sample_prompt(examples[0])
+    )
 
 
 def _smoke_answer(config: RunConfig, loaded: LoadedModel, data: _Data) -> str | None:
@@ -139,7 +146,7 @@ def _record(config: RunConfig, resolved: ResolvedModel, data: _Data, compute_dty
     return AdapterRecord(
         base_name=str(as_path(config.model.name)) if resolved.reference.source == "local" else config.model.name,
         base_source=resolved.reference.source,
-        base_revision=config.model.revision,
+        base_revision=resolved.revision,
         base_config_sha256=config_hash(resolved),
         quantization=config.quantization,
         compute_dtype=compute_dtype,

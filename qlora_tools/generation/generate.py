@@ -35,33 +35,38 @@ def generate(
     require_training_libraries("generating text")
     if not prompts:
         raise UsageError("There is no prompt to answer.", next_step="Give at least one prompt.")
+    from ..engine.device import release_memory
     from .session import GenerationSession, adapter_directory
 
     began = time.monotonic()
     directory = adapter_directory(as_path(str(adapter)))
-    on_event(RunEvent("phase", "Loading the base and the adapter"))
-    session = GenerationSession.open(directory)
     conversations = [_turns(prompt) for prompt in prompts]
 
-    def answers(with_adapter: bool) -> list[str] | list[None]:
-        if side not in ("both", "adapter" if with_adapter else "base"):
-            return [None] * len(prompts)
-        on_event(RunEvent("phase", f"Answering with the {'adapter' if with_adapter else 'base'}"))
-        return session.answer(
-            conversations,
-            with_adapter=with_adapter,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            on_event=on_event,
-        )
+    def answer_sides() -> tuple[str, str, dict[str, list[str]]]:
+        on_event(RunEvent("phase", "Loading the base and the adapter"))
+        session = GenerationSession.open(directory)
+        answers = {}
+        for name in ("base", "adapter") if side == "both" else (side,):
+            on_event(RunEvent("phase", f"Answering with the {name}"))
+            answers[name] = session.answer(
+                conversations,
+                with_adapter=name == "adapter",
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                on_event=on_event,
+            )
+        return session.record.base_name, session.hardware.name, answers
 
-    base, adapted = answers(False), answers(True)
-    shown = [session.last_user_text(turns) for turns in conversations]
+    model, device, answers = answer_sides()
+    release_memory()
+    nothing: list[str | None] = [None] * len(prompts)
+    base, adapted = answers.get("base", nothing), answers.get("adapter", nothing)
+    shown = [turns[-1]["content"] for turns in conversations]
     return GenerateResult(
-        model=session.record.base_name,
+        model=model,
         adapter=str(directory),
-        device=session.hardware.name,
+        device=device,
         answers=[Answer(prompt=p, base=b, adapter=a) for p, b, a in zip(shown, base, adapted, strict=True)],
         seconds=time.monotonic() - began,
     )

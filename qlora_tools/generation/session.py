@@ -13,12 +13,12 @@ from transformers import set_seed
 
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
-from ..data.formats import Message
+from ..data.formats import Message, RowError
 from ..data.rendering import Renderer
-from ..engine.device import detect_hardware
+from ..engine.device import detect_hardware, release_memory
 from ..engine.loading import load_model
 from ..engine.record import AdapterRecord, read_adapter_record
-from ..errors import MachineError, ModelError
+from ..errors import MachineError, ModelError, UsageError
 from ..events import Listener, RunEvent, ignore
 from ..models.hardware import Hardware
 
@@ -49,14 +49,19 @@ class GenerationSession:
 
     @classmethod
     def open(
-        cls, directory: Path, *, quantization: QuantizationConfig | None = None, compute_dtype: str | None = None
+        cls,
+        directory: Path,
+        *,
+        quantization: QuantizationConfig | None = None,
+        compute_dtype: str | None = None,
+        hardware: Hardware | None = None,
     ) -> "GenerationSession":
-        """Load base and adapter as they were trained, unless `quantization` or `compute_dtype` say otherwise.
+        """Load base and adapter as they were trained and on the best device, unless an argument says otherwise.
 
         Raises `ModelError` when one of them is missing or they do not belong together.
         """
         record = read_adapter_record(directory)
-        hardware = detect_hardware()
+        hardware = hardware or detect_hardware()
         loaded = load_model(
             record.base(),
             quantization or record.quantization,
@@ -65,7 +70,7 @@ class GenerationSession:
             hardware=hardware,
         )
         tokenizer = adapter_tokenizer(directory, loaded.tokenizer)
-        model = with_adapter(loaded.model, directory)
+        model = _in_compute_dtype(with_adapter(loaded.model, directory))
         style = record.style if tokenizer.chat_template or record.style != "chat_template" else "instruction"
         return cls(model.eval(), tokenizer, Renderer(tokenizer, style), record, hardware)
 
@@ -97,14 +102,12 @@ class GenerationSession:
         known = {*self.record.stop_token_ids, *base, self.tokenizer.eos_token_id}
         return sorted(token for token in known if token is not None)
 
-    @staticmethod
-    def last_user_text(turns: Sequence[Message]) -> str:
-        """The text of the last turn, to show beside its answer."""
-        return turns[-1]["content"]
-
     def prompt_ids(self, turns: Sequence[Message]) -> list[int]:
         """The tokens that the model is asked with."""
-        text = self.renderer.prompt(turns)
+        try:
+            text = self.renderer.prompt(turns)
+        except RowError as error:
+            raise UsageError(f"A prompt cannot be rendered: {error}.", next_step="Change its turns.") from None
         ids: list[int] = self.tokenizer(text, add_special_tokens=self.renderer.adds_special_tokens)["input_ids"]
         if self.renderer.adds_special_tokens and ids and ids[-1] == self.tokenizer.eos_token_id:
             return ids[:-1]
@@ -133,11 +136,24 @@ class GenerationSession:
                     **sampling,
                 )
         except torch.cuda.OutOfMemoryError:
-            raise MachineError(
-                f"The GPU ran out of memory answering {len(prompts)} prompts of up to {longest} tokens.",
-                next_step="Ask for fewer new tokens or shorter prompts.",
-            ) from None
+            output = None
+        if output is None:
+            return self._generate_in_halves(prompts, max_new_tokens, temperature)
         return [_until_stop(row, self.stop_token_ids()) for row in output[:, longest:].tolist()]
+
+    def _generate_in_halves(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float
+    ) -> list[list[int]]:
+        """The key-value cache of the batch did not fit; smaller batches give the same answers."""
+        release_memory()
+        if len(prompts) == 1:
+            raise MachineError(
+                f"The GPU ran out of memory answering one prompt of {len(prompts[0])} tokens.",
+                next_step="Ask for fewer new tokens or a shorter prompt.",
+            )
+        half = len(prompts) // 2
+        first = self.generate_ids(prompts[:half], max_new_tokens, temperature)
+        return first + self.generate_ids(prompts[half:], max_new_tokens, temperature)
 
 
 def _dtype_here(record: AdapterRecord, hardware: Hardware) -> str:
@@ -155,26 +171,33 @@ def adapter_tokenizer(directory: Path, base_tokenizer: Any) -> Any:
         return base_tokenizer
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"The tokenizer in {directory} is damaged: {first}", next_step="Restore its files.") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = base_tokenizer.pad_token
     return tokenizer
 
 
 def with_adapter(model: Any, directory: Path) -> Any:
-    """The model with the adapter on it, for inference; raises `ModelError` where they do not fit."""
+    """The model with the adapter on it; raises `ModelError` where they do not fit."""
     try:
-        adapted = PeftModel.from_pretrained(model, directory, is_trainable=False)
-    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        return PeftModel.from_pretrained(model, directory, is_trainable=False)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The adapter {directory} does not fit its base: {first}",
             next_step="Give the base that it was trained on; the adapter's qlora_tools.json names it.",
         ) from None
-    # Inference needs no fp32 master weights; in the compute dtype the thin products cost a third.
+
+
+def _in_compute_dtype(adapted: Any) -> Any:
+    """Inference needs no fp32 master weights; in the compute dtype the thin products cost a third."""
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(model.dtype)
+            parameter.data = parameter.data.to(adapted.dtype)
     return adapted
 
 

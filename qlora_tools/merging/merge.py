@@ -44,6 +44,8 @@ def merge(
     require_training_libraries("merging")
     began = time.monotonic()
     target = as_path(str(output))
+    if not prompts and check:
+        raise UsageError("There is no prompt to compare answers on.", next_step="Give prompts, or check=False.")
     if target.exists():
         raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
     from .parity import check_parity
@@ -56,7 +58,8 @@ def merge(
         parity = None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
-            parity = check_parity(source, partial, prompts, base=base)
+            stored = 4 if dtype == "float32" else 2
+            parity = check_parity(source, partial, prompts, base=base, stored_bytes=stored)
             _require_parity(parity)
     size = sum(path.stat().st_size for path in target.iterdir())
     return MergeResult(

@@ -15,7 +15,7 @@ import torch
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
 from ..data.formats import Message
-from ..engine.device import detect_hardware
+from ..engine.device import detect_hardware, host_hardware, release_memory
 from ..engine.loading import load_model
 from ..generation.session import GenerationSession, adapter_directory
 from ..models.hardware import Hardware
@@ -36,19 +36,27 @@ class Reference:
     log_probabilities: torch.Tensor
 
 
-def check_parity(source: Path, merged: Path, prompts: Sequence[str], *, base: str) -> ParityResult:
-    """Compare the model in `merged` with base plus adapter over the tokens of the reference's answers to `prompts`."""
-    hardware = detect_hardware()
-    dtype = _comparison_dtype(merged, hardware)
-    references = reference_answers(source, prompts, base=base, compute_dtype=dtype)
+def check_parity(source: Path, merged: Path, prompts: Sequence[str], *, base: str, stored_bytes: int) -> ParityResult:
+    """Compare the model in `merged` with base plus adapter over the tokens of the reference's answers to `prompts`.
+
+    `stored_bytes` is the size of one stored parameter: with the files it tells how much memory fp32 takes.
+    """
+    release_memory()
+    parameters = sum(path.stat().st_size for path in merged.glob("*.safetensors")) // stored_bytes
+    hardware, dtype = _where_it_fits(parameters)
+    references = reference_answers(source, prompts, base=base, compute_dtype=dtype, hardware=hardware)
+    release_memory()
     return compare(merged, references, compute_dtype=dtype, hardware=hardware)
 
 
-def reference_answers(source: Path, prompts: Sequence[str], *, base: str, compute_dtype: str) -> list[Reference]:
+def reference_answers(
+    source: Path, prompts: Sequence[str], *, base: str, compute_dtype: str, hardware: Hardware
+) -> list[Reference]:
     """Greedy answers of base plus adapter: the base as it was trained, or the original 16-bit one."""
     quantization = QuantizationConfig(kind="none") if base == "original" else None
-    directory = adapter_directory(source)
-    session = GenerationSession.open(directory, quantization=quantization, compute_dtype=compute_dtype)
+    session = GenerationSession.open(
+        adapter_directory(source), quantization=quantization, compute_dtype=compute_dtype, hardware=hardware
+    )
     asked = [session.prompt_ids([Message(role="user", content=prompt)]) for prompt in prompts]
     answered = session.generate_ids(asked, _ANSWER_TOKENS)
     return [
@@ -80,10 +88,14 @@ def compare(merged: Path, references: Sequence[Reference], *, compute_dtype: str
     )
 
 
-def _comparison_dtype(merged: Path, hardware: Hardware) -> str:
-    """fp32 where twice the stored size (16 bits a parameter) and some room for activations are free."""
-    stored = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
-    return "float32" if 2.5 * stored < hardware.free_memory_bytes else resolve_compute_dtype("auto", hardware)
+def _where_it_fits(parameters: int) -> tuple[Hardware, str]:
+    """The GPU in fp32, else the host in fp32 (merging has just held the model there), else the GPU in its own dtype."""
+    gpu, host = detect_hardware(), host_hardware()
+    needed = 4 * parameters * 5 // 4  # a quarter more, for activations
+    for hardware in (gpu, host):
+        if needed < hardware.free_memory_bytes:
+            return hardware, "float32"
+    return gpu, resolve_compute_dtype("auto", gpu)
 
 
 def _compared(model: Any, reference: Reference) -> tuple[torch.Tensor, float]:

@@ -5,21 +5,15 @@ from typing import Any
 
 import psutil
 import torch
-from peft import PeftModel
 
 from ..config.schema import QuantizationConfig
+from ..engine.device import host_hardware
 from ..engine.loading import LoadedModel, load_model
+from ..engine.output import full_disk_as_oserror
 from ..engine.record import AdapterRecord, read_adapter_record
 from ..errors import MachineError
-from ..generation.session import adapter_directory, adapter_tokenizer
-from ..models.hardware import Hardware
+from ..generation.session import adapter_directory, adapter_tokenizer, with_adapter
 from ..models.reference import ResolvedModel
-
-
-def host_hardware() -> Hardware:
-    """The CPU of this machine: merging needs no GPU."""
-    memory = psutil.virtual_memory()
-    return Hardware("cpu", "CPU", memory.total, memory.available, computes_bfloat16=False)
 
 
 def write_merged(source: Path, target: Path, *, base: str, dtype: str) -> None:
@@ -27,13 +21,23 @@ def write_merged(source: Path, target: Path, *, base: str, dtype: str) -> None:
     directory = adapter_directory(source)
     record = read_adapter_record(directory)
     loaded = load_base(record, base)
-    merged = PeftModel.from_pretrained(loaded.model, directory).merge_and_unload(safe_merge=True)
+    merged = with_adapter(loaded.model, directory).merge_and_unload(safe_merge=True)
     merged = merged.to(getattr(torch, dtype))
     merged.config.use_cache = True
-    stops = {*record.stop_token_ids, *_as_list(merged.generation_config.eos_token_id)}
-    merged.generation_config.eos_token_id = sorted(stops)
-    merged.save_pretrained(target)
+    _stop_as_trained(merged.generation_config, record)
+    with full_disk_as_oserror():
+        merged.save_pretrained(target)
     adapter_tokenizer(directory, loaded.tokenizer).save_pretrained(target)
+
+
+def _stop_as_trained(settings: Any, record: AdapterRecord) -> None:
+    settings.eos_token_id = sorted({*record.stop_token_ids, *_as_list(settings.eos_token_id)})
+    # Published configs set sampling parameters without saying that they sample; saving a changed one checks that.
+    if any(getattr(settings, name) not in (None, 1.0) for name in ("temperature", "top_p")) or settings.top_k not in (
+        None,
+        50,
+    ):
+        settings.do_sample = True
 
 
 def load_base(record: AdapterRecord, base: str) -> LoadedModel:

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..disk import DISK_FULL
 from ..errors import ModelError
 from ..paths import as_path
+from ..requirements import require_training_libraries
 from .catalogue import CATALOGUE, CatalogueModel
 from .local_files import check_model_directory
 
 Source = Literal["local", "hub", "catalogue"]
 
+_FETCHED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 _HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -44,7 +47,7 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """Where a model's files are: a directory, or a Hub id for the libraries to fetch."""
+    """The directory of a model's files; `revision` is the commit of one that came from the Hub."""
 
     reference: ModelReference
     location: str
@@ -57,7 +60,7 @@ def resolve_model(reference: ModelReference) -> ResolvedModel:
     Raises `ModelError` where there are no weights that are safe to load.
     """
     if reference.source == "hub":
-        return ResolvedModel(reference, reference.name, reference.revision)
+        return _fetched(reference, reference.name)
     if reference.source == "local":
         directory = as_path(reference.name)
         check_model_directory(directory)
@@ -70,7 +73,26 @@ def _resolve_catalogue_model(reference: ModelReference, model: CatalogueModel) -
         from .packaged import prepare_packaged_model
 
         return ResolvedModel(reference, str(prepare_packaged_model(model)), None)
-    return ResolvedModel(reference, model.hub_id, reference.revision)
+    return _fetched(reference, model.hub_id)
+
+
+def _fetched(reference: ModelReference, hub_id: str) -> ResolvedModel:
+    """The snapshot of a Hub model in the cache, pinned to its commit; only safetensors and text files are fetched."""
+    require_training_libraries("fetching a model from the Hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot = Path(snapshot_download(hub_id, revision=reference.revision, allow_patterns=_FETCHED_FILES))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        raise ModelError(
+            f"{hub_id} cannot be fetched from the Hub: {str(error).strip().splitlines()[0]}",
+            next_step="Check name and network; for a gated model set HF_TOKEN. Offline, give a local directory.",
+        ) from None
+    check_model_directory(snapshot)
+    return ResolvedModel(reference, str(snapshot), snapshot.name)
 
 
 def _source_by_form(name: str) -> Source:

@@ -309,3 +309,18 @@ def test_no_text_of_the_repository_names_a_path_of_somebodys_machine() -> None:
         str(path.relative_to(ROOT)) for path in repository_texts() if personal.search(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_the_measured_figures_in_the_readme_are_those_of_the_committed_files() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("demo_cpu", "demo_gpu"):
+        result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        line = next(line for line in readme.splitlines() if f"results/{name}.json" in line and line.startswith("|"))
+        match = result["exact_match_percent"]
+        assert f"| {match['base']:.1f} % | {match['adapter']:.1f} % |" in line
+        assert f"| {result['parity']['same_answers']} of {result['parity']['prompts']} |" in line
+        assert f"| {result['training']['train_seconds']:.0f} s | {result['seconds_command']:.0f} s |" in line
+    stock = json.loads((ROOT / "benchmarks" / "results" / "gpu_stock.json").read_text(encoding="utf-8"))
+    assert stock["tests"]["counts"]["failed"] == 0
+    for row in stock["llama_1b_shape"]:
+        assert f"{row['tokens_per_second_median']:,} | {row['peak_allocated_gib']:.2f} GiB" in readme

@@ -25,7 +25,7 @@ from .console import json_option, print_json, stderr, working
 @click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: 34 on a CPU, 120 on a GPU]")
 @json_option
 def command(output: Path | None, model: str, steps: int | None, as_json: bool) -> int:
-    """Run the whole path on a small real model, on CPU or GPU: about seven minutes on two cores.
+    """Run the whole path on a small real model, on CPU or GPU: four to seven minutes on two cores.
 
     Checks the machine, plans a config, trains a QLoRA adapter that turns spoken requests into JSON calls, asks base and
     adapter 150 held-out requests, merges, checks the merged model, and writes report.html.

@@ -88,3 +88,31 @@ def test_a_template_that_rewrites_earlier_answers_is_refused_for_assistant_loss_
     data = write_rows(tmp_path / "multi.jsonl", [{"messages": turns}])
     with pytest.raises(DataError, match="Row 1: the chat template rewrites earlier turns"):
         train(config_for(tiny_model("qwen3"), data, data={"loss_on": "assistant"}))
+
+
+def test_masks_are_right_for_tokenizers_that_mark_words_by_a_leading_space_sign() -> None:
+    """Llama-2 and Mistral tokenizers put the sign in front of the text, so that characters and tokens are shifted."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from qlora_tools.data.formats import to_example
+    from qlora_tools.data.rendering import Renderer
+    from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
+
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.decoder = decoders.Metaspace()
+    specials = ["<unk>", "<s>", "</s>"]
+    bpe.train_from_iterator(
+        ["say one two three [INST] [/INST] one it is"] * 3,
+        trainers.BpeTrainer(vocab_size=120, special_tokens=specials, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = FAMILIES["mistral"].template
+    example = to_example({"question": "say one", "answer": "one it is"}, "question_answer")
+    renderer = Renderer.for_examples(tokenizer, [example])
+    row = tokenize_examples([example], renderer, loss_on="completions", limit=LengthLimit(99, "cut")).rows[0]
+    learnt = [label for label in row.labels if label != IGNORED]
+    asked = tokenizer(renderer.prompt(example.messages[:1]), add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(learnt).strip() == "one it is</s>"
+    assert row.input_ids == asked + learnt

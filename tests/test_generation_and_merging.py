@@ -174,3 +174,21 @@ def test_a_damaged_adapter_is_told_in_words(
     damage(copy)
     with pytest.raises(ModelError, match=said):
         generate(copy, ["say two"])
+
+
+def test_a_base_whose_generation_config_names_a_temperature_can_be_merged(
+    tiny_model: Models, chat_rows: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from qlora_tools import merge, train
+
+    shutil.copytree(tiny_model("llama"), tmp_path / "base")
+    settings = tmp_path / "base" / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"temperature": 0.6, "top_p": 0.9}))
+    parts = {"model": {"name": str(tmp_path / "base")}, "data": {"path": str(chat_rows)}}
+    training = {"max_steps": 2, "micro_batch_size": 2, "gradient_accumulation_steps": 1, "max_length_tokens": 64}
+    train(parse_config({**parts, "training": training, "output": {"directory": str(tmp_path / "run")}}))
+    merge(tmp_path / "run", tmp_path / "merged", prompts=["say one"])
+    written = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"], written["do_sample"]) == (0.6, 0.9, True)

@@ -23,6 +23,24 @@ def train(raw: dict[str, Any]) -> Any:
     return train_from_config(parse_config(raw))
 
 
+def load_in_nf4(directory: Path, compute_dtype: str) -> tuple[Any, Any]:
+    """The resolved model and what `load_model` makes of it on this machine's device."""
+    from qlora_tools.config import QuantizationConfig
+    from qlora_tools.engine.device import detect_hardware
+    from qlora_tools.engine.loading import load_model
+    from qlora_tools.models import ModelReference, resolve_model
+
+    resolved = resolve_model(ModelReference(str(directory), "local"))
+    loaded = load_model(
+        resolved,
+        QuantizationConfig(),
+        compute_dtype=compute_dtype,
+        attention_implementation="auto",
+        hardware=detect_hardware(),
+    )
+    return resolved, loaded
+
+
 @pytest.fixture
 def llama(tiny_model: Models) -> Path:
     return tiny_model("llama")
@@ -57,20 +75,10 @@ def test_gradients_after_an_evaluation_equal_those_before_it_on_every_4_bit_laye
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from qlora_tools.config import LoraConfig, QuantizationConfig
+    from qlora_tools.config import LoraConfig
     from qlora_tools.engine.adapters import attach_adapter
-    from qlora_tools.engine.device import detect_hardware
-    from qlora_tools.engine.loading import load_model
-    from qlora_tools.models import ModelReference, resolve_model
 
-    resolved = resolve_model(ModelReference(str(llama), "local"))
-    loaded = load_model(
-        resolved,
-        QuantizationConfig(),
-        compute_dtype="float32",
-        attention_implementation="auto",
-        hardware=detect_hardware(),
-    )
+    resolved, loaded = load_in_nf4(llama, "float32")
     assert not any(m.support_avx512bf16_for_cpu for m in loaded.model.modules() if isinstance(m, Linear4bit))
     assert loaded.model.get_input_embeddings().weight.dtype == torch.float32
     model = attach_adapter(loaded.model, LoraConfig(rank=4), resolved)
@@ -91,20 +99,10 @@ def test_gradients_after_an_evaluation_equal_those_before_it_on_every_4_bit_laye
 def test_a_bfloat16_base_keeps_its_embeddings_and_head_in_bfloat16(tiny_model: Models) -> None:
     import torch
 
-    from qlora_tools.config import LoraConfig, QuantizationConfig
+    from qlora_tools.config import LoraConfig
     from qlora_tools.engine.adapters import attach_adapter
-    from qlora_tools.engine.device import detect_hardware
-    from qlora_tools.engine.loading import load_model
-    from qlora_tools.models import ModelReference, resolve_model
 
-    resolved = resolve_model(ModelReference(str(tiny_model("mistral")), "local"))
-    loaded = load_model(
-        resolved,
-        QuantizationConfig(),
-        compute_dtype="bfloat16",
-        attention_implementation="auto",
-        hardware=detect_hardware(),
-    )
+    resolved, loaded = load_in_nf4(tiny_model("mistral"), "bfloat16")
     model = attach_adapter(loaded.model, LoraConfig(), resolved)
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     assert model.get_output_embeddings().weight.dtype == torch.bfloat16
@@ -288,20 +286,10 @@ def test_loftq_starts_nearer_to_the_original_weights(llama: Path) -> None:
     from peft.tuners.lora.bnb import Linear4bit
     from safetensors.torch import load_file
 
-    from qlora_tools.config import LoraConfig, QuantizationConfig
+    from qlora_tools.config import LoraConfig
     from qlora_tools.engine.adapters import attach_adapter
-    from qlora_tools.engine.device import detect_hardware
-    from qlora_tools.engine.loading import load_model
-    from qlora_tools.models import ModelReference, resolve_model
 
-    resolved = resolve_model(ModelReference(str(llama), "local"))
-    loaded = load_model(
-        resolved,
-        QuantizationConfig(),
-        compute_dtype="float32",
-        attention_implementation="auto",
-        hardware=detect_hardware(),
-    )
+    resolved, loaded = load_in_nf4(llama, "float32")
     model = attach_adapter(loaded.model, LoraConfig(rank=8, initialization="loftq"), resolved)
     originals = load_file(llama / "model.safetensors")
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear4bit)]

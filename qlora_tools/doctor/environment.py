@@ -1,10 +1,11 @@
 """The environment report. Libraries are probed in a process of their own: a broken one may crash what imports it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -58,9 +59,30 @@ def _python() -> Check:
 
 def _library(name: str) -> Check:
     try:
-        return Check(name=name, status="ok", found=version(name))
+        found = version(name)
     except PackageNotFoundError:
         return Check(name=name, status="failed", found="not installed", mend="pip install 'qlora-tools[train]'")
+    floor = _floors().get(name)
+    if floor is not None and _numbers(found) < _numbers(floor):
+        mend = f"pip install --upgrade '{name}>={floor}'"
+        return Check(name=name, status="failed", found=f"{found}; at least {floor} is needed", mend=mend)
+    return Check(name=name, status="ok", found=found)
+
+
+def _floors() -> dict[str, str]:
+    """The lowest version of each library that this package states; none in a checkout that is not installed."""
+    try:
+        stated = requires("qlora-tools") or []
+    except PackageNotFoundError:
+        return {}
+    found = (re.match(r"([A-Za-z0-9_-]+)[^;]*>=([0-9.]+)", line) for line in stated)
+    return {match[1]: match[2] for match in found if match}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 2.13.0+cpu is (2, 13, 0)."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _disk(directory: Path) -> Check:

@@ -4,11 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from qlora_tools.config import parse_config
+from qlora_tools.config.choices import Optimizer
 from qlora_tools.errors import CheckFailed, ConfigError, DataError, DiskSpaceError, MissingLibraryError, UsageError
 
 from .conftest import write_rows
@@ -160,16 +161,7 @@ def test_pissa_on_a_16_bit_base_saves_a_plain_adapter_that_answers_as_trained(
 
 @pytest.mark.parametrize(
     "optimizer",
-    [
-        "paged_adamw_8bit",
-        "paged_adamw_32bit",
-        "adamw_8bit",
-        "adamw_torch",
-        "paged_lion_8bit",
-        "lion_8bit",
-        "adafactor",
-        "sgd",
-    ],
+    get_args(Optimizer),
 )
 def test_every_optimiser_moves_the_adapter(optimizer: str, llama: Path, chat_rows: Path, config_for: Raw) -> None:
     result = train(config_for(llama, chat_rows, training={"optimizer": optimizer, "warmup_fraction": 0.0}))

@@ -158,9 +158,13 @@ def test_an_adapter_made_by_plain_peft_is_understood(tiny_model: Models, tmp_pat
         (lambda d: (d / "adapter_config.json").unlink(), "holds no adapter"),
         (lambda d: (d / "adapter_model.safetensors").rename(d / "adapter_model.bin"), "a pickle that can run code"),
         (lambda d: (d / "qlora_tools.json").write_text("{"), "is damaged"),
+        (
+            lambda d: (d / "chat_template.jinja").write_text("{{ messages }}"),
+            "is not the one that the adapter was trained",
+        ),
         (lambda d: (d / "adapter_model.safetensors").write_bytes(b"\0" * 64), "does not fit its base|damaged"),
     ],
-    ids=["no config", "pickle", "damaged record", "damaged weights"],
+    ids=["no config", "pickle", "damaged record", "another template", "damaged weights"],
 )
 def test_a_damaged_adapter_is_told_in_words(
     damage: Callable[[Path], object], said: str, trained: Path, tmp_path: Path

@@ -4,32 +4,23 @@ The descriptions are the documentation: each says what the field does and which 
 `qlora config schema` prints the JSON Schema, `qlora config explain` the table of a given config.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..paths import PathText
+from .choices import (
+    Attention,
+    DataFormat,
+    DtypeChoice,
+    ModelSource,
+    ModuleNames,
+    Optimizer,
+    Quantization,
+    Schedule,
+    Tracker,
+)
 from .rules import conflicts
-
-ModelSource = Literal["auto", "local", "hub", "catalogue"]
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
-DataFormat = Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text"]
-Quantization = Literal["nf4", "fp4", "int8", "none"]
-DtypeChoice = Literal["auto", "bfloat16", "float16", "float32"]
-Optimizer = Literal[
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "adamw_8bit",
-    "adamw_torch",
-    "paged_lion_8bit",
-    "lion_8bit",
-    "adafactor",
-    "sgd",
-]
-Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
-Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
-ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=200)]
-ModuleNames = Annotated[tuple[ModuleName, ...], Strict(False)]  # YAML and JSON have lists only
 
 
 class _Part(BaseModel):

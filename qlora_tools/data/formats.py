@@ -9,8 +9,6 @@ from typing import Any, TypedDict
 
 from ..errors import DataError
 
-FORMATS = ("messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text")
-
 
 class Message(TypedDict):
     """One turn: role (system, user, assistant or tool) and its text."""
@@ -167,3 +165,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Example]] = {
     "question_answer": _read_question_answer,
     "text": _read_text,
 }
+
+FORMATS = tuple(_READERS)

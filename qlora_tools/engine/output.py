@@ -1,4 +1,4 @@
-"""The output directory of a run: refused or cleared before, filled whole or not at all."""
+"""The output directory of a run: refused before anything is lost, filled whole or not at all."""
 
 import os
 import shutil

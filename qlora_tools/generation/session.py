@@ -17,7 +17,7 @@ from ..data.formats import Message, RowError
 from ..data.rendering import Renderer
 from ..engine.device import detect_hardware, release_memory
 from ..engine.loading import load_model
-from ..engine.record import AdapterRecord, read_adapter_record
+from ..engine.record import AdapterRecord, read_adapter_record, text_hash
 from ..errors import MachineError, ModelError, UsageError
 from ..events import Listener, RunEvent, ignore
 from ..models.hardware import Hardware
@@ -70,6 +70,11 @@ class GenerationSession:
             hardware=hardware,
         )
         tokenizer = adapter_tokenizer(directory, loaded.tokenizer)
+        if record.chat_template_sha256 not in (None, text_hash(tokenizer.chat_template)):
+            raise ModelError(
+                f"The chat template in {directory} is not the one that the adapter was trained with.",
+                next_step="Restore the tokenizer files of the training run.",
+            )
         model = _in_compute_dtype(with_adapter(loaded.model, directory))
         style = record.style if tokenizer.chat_template or record.style != "chat_template" else "instruction"
         return cls(model.eval(), tokenizer, Renderer(tokenizer, style), record, hardware)

@@ -68,7 +68,8 @@ def run_tests() -> dict[str, Any]:
 
 def run_shape() -> list[dict[str, Any]]:
     """Ten steps of 4 x 2048 tokens on the 1B shape, predicted and measured, with and without checkpointing."""
-    from qlora_tools import estimate_memory, parse_config, train
+    from qlora_tools import parse_config, train
+    from qlora_tools.memory import estimate_training
     from qlora_tools.models import ModelShape
 
     sys.path.insert(0, str(ROOT))
@@ -87,7 +88,7 @@ def run_shape() -> list[dict[str, Any]]:
             }
             parts = {"model": {"name": str(model)}, "data": {"path": str(rows)}, "training": training}
             config = parse_config({**parts, "output": {"directory": f"{scratch}/{checkpointing}"}})
-            estimate = estimate_memory(config, shape, compute_dtype="bfloat16")
+            estimate = estimate_training(config, shape, compute_dtype="bfloat16")
             result = train(config)
             lines = (Path(result.output_directory) / "metrics.jsonl").read_text().splitlines()
             speeds = sorted(json.loads(line)["tokens_per_second"] for line in lines)

@@ -9,6 +9,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("QLORA_CACHE", str(Path(__file__).resolve().parent.parent / ".cache"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Runs of tiny models say nothing about this machine.
+os.environ["QLORA_MEMORY_HISTORY"] = os.devnull
 
 import pytest
 

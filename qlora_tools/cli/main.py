@@ -15,10 +15,12 @@ _COMMANDS = {
     "config": ("config", "Read, check and explain run configs."),
     "demo": ("demo", "Run the whole path on a small real model, on CPU or GPU."),
     "doctor": ("doctor", "What this machine can do, what is broken, how to mend it."),
+    "estimate": ("estimate", "Peak memory of a task on a model: parts, certainty, and whether it fits a GPU."),
     "generate": ("generate", "Answer prompts with base, adapter, or both side by side."),
     "guide": ("guide", "Short reference texts: QLoRA, quantisation, memory, hyperparameters."),
     "mcp": ("mcp", "Serve the tools over MCP on stdin and stdout."),
     "merge": ("merge", "Merge an adapter into its base and check the result."),
+    "plan": ("plan", "Plan a run that fits: a config with the reason for each value."),
     "train": ("train", "Train an adapter from a run config."),
 }
 

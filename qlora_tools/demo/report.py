@@ -62,7 +62,7 @@ def _memory(result: DemoResult) -> Section:
         f"{training.peak_allocated_bytes / 2**30:.2f} GiB",
         on_cpu if "CPU" in training.device else "",
     )
-    return Section("Memory (first version of the estimate)", [*parts, ("expected, low to high", band, ""), measured])
+    return Section("Memory", [*parts, ("expected, low to high", band, ""), measured])
 
 
 def _run(result: DemoResult) -> Section:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from ..merging import merge
 from ..models.hardware import Hardware
 from ..models.reference import ModelReference, resolve_model
 from ..models.shape import ModelShape
-from ..planning import Plan, PlannedValue, create_config
+from ..planning import Plan, PlannedValue, PlanRequest, RowLengths, plan_run, planned
+from ..planning.values import ASKED
 from ..results import GenerateResult, MergeResult, TrainResult
 
 MOST_BASE_PERCENT = 20.0
@@ -26,6 +27,7 @@ LEAST_RISE_POINTS = 40.0
 _PARITY_PROMPTS = 16
 # Tokens of the longest reference answer (25 for SmolLM2), and a few more for those that ramble.
 _MAX_NEW_TOKENS = 30
+_DEMO = "tried on this dataset"
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,8 @@ def plan_demo(model: str, train_file: Path, output: Path, steps: int | None) -> 
         )
     rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in read_conversations(train_file)]
     lengths = [len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
-    plan = create_config(
-        model=model,
-        data=str(train_file),
-        output=str(output),
-        shape=ModelShape.from_config(read_config(resolved)),
-        row_lengths=lengths,
-        hardware=hardware,
-        rows_per_step=8,
-    )
+    request = PlanRequest(model, str(train_file), str(output), goal="style", rows_per_step=8)
+    plan = plan_run(request, ModelShape.from_config(read_config(resolved)), RowLengths.of(lengths), hardware)
     return _with_demo_values(plan, hardware, steps)
 
 
@@ -139,13 +134,13 @@ def _with_demo_values(plan: Plan, hardware: Hardware, steps: int | None) -> Plan
     on_gpu = hardware.kind == "cuda"
     few = 120 if on_gpu else 34
     values = (
-        PlannedValue("training.max_steps", steps or few, "asked for" if steps else _why_steps(on_gpu)),
-        PlannedValue(
-            "training.learning_rate", 1e-3, "five times the usual 2e-4: a 135M model that learns from few steps"
-        ),
-        PlannedValue("training.warmup_fraction", 0.05, "a gentle start for the high learning rate"),
+        planned("training.max_steps", steps or few, ASKED if steps else _why_steps(on_gpu), _DEMO),
+        planned("training.learning_rate", 1e-3, "a 135M model that learns from few steps: five times the usual", _DEMO),
+        planned("training.warmup_fraction", 0.05, "a gentle start for the high learning rate", _DEMO),
     )
-    return Plan(_changed(plan.config, values), (*plan.values, *values), plan.estimate, plan.fits)
+    changed = {value.field for value in values}
+    kept = tuple(value for value in plan.values if value.field not in changed)
+    return replace(plan, config=_changed(plan.config, values), values=(*kept, *values))
 
 
 def _why_steps(on_gpu: bool) -> str:
@@ -173,7 +168,7 @@ def announce(plan: Plan, on_event: Listener) -> None:
     on_event(
         RunEvent(
             "note",
-            f"Memory estimate (first version): {estimate.low_bytes / 2**30:.2f} / {estimate.mid_bytes / 2**30:.2f} / "
+            f"Memory estimate: {estimate.low_bytes / 2**30:.2f} / {estimate.mid_bytes / 2**30:.2f} / "
             f"{estimate.high_bytes / 2**30:.2f} GiB (low / mid / high); {'fits' if plan.fits else 'may not fit'}",
         )
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from bitsandbytes.optim import GlobalOptimManager
 
 from ..errors import MachineError
 from ..models.hardware import Hardware
@@ -68,6 +69,14 @@ def require_capable(hardware: Hardware, quantization: str) -> None:
 
 def _lacks_avx2() -> bool:
     return bool(torch.backends.cpu.get_cpu_capability() == "DEFAULT")
+
+
+def forget_optimised_modules() -> None:
+    """Empty bitsandbytes' list of modules with optimiser settings of their own.
+
+    Transformers puts the embedding there; the list lives as long as the process and would keep its memory.
+    """
+    GlobalOptimManager.get_instance().module_weight_config_triple.clear()
 
 
 def release_memory() -> None:

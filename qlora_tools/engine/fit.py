@@ -14,13 +14,15 @@ from ..config import RunConfig
 from ..config.library_arguments import trainer_arguments
 from ..data.rows import TokenRows
 from ..events import Listener
+from ..memory.estimate import MemoryEstimate
 from ..models.hardware import Hardware
 from ..requirements import TRAINING_LIBRARIES
 from ..results import RowCounts, TrainResult
 from .adapters import count_parameters, master_weights_kept
 from .batches import TrainingSet, build_evaluation_set
 from .callbacks import BestAdapter, LossGuard, MetricsWriter
-from .device import peak_memory
+from .device import forget_optimised_modules, peak_memory
+from .expectation import predicted_peak
 from .output import METRICS_FILE
 
 
@@ -47,6 +49,7 @@ class Fit:
     compute_dtype: str
     output: Path
     on_event: Listener
+    expected: MemoryEstimate | None
 
     @property
     def items_per_step(self) -> int:
@@ -60,7 +63,13 @@ class Fit:
         return (
             f"Training {count.trainable:,} of {count.total:,} parameters "
             f"({100 * count.trainable / count.total:.2f} %): {self.training_set.steps} steps of {self.items_per_step} {unit}"
+            + self._expectation()
         )
+
+    def _expectation(self) -> str:
+        if self.expected is None:
+            return ""
+        return f", expected peak {predicted_peak(self.expected, self.hardware) / 2**30:.2f} GiB"
 
     def run(self, model: Any, tokenizer: Any) -> Outcome:
         """Train, evaluate at the end, and put the best adapter back where that is asked for."""
@@ -76,6 +85,7 @@ class Fit:
         trainer = self._trainer(model, tokenizer, [metrics, LossGuard(), best])
         began = time.monotonic()
         state = trainer.train()
+        forget_optimised_modules()
         if self.evaluation_rows is not None and state.global_step not in metrics.evaluation_losses:
             trainer.evaluate()
         restored = training.keep_best and best.restore(model)
@@ -136,6 +146,7 @@ class Fit:
             evaluation_rows=_row_counts(self.evaluation_rows) if self.evaluation_rows else None,
             peak_allocated_bytes=memory.allocated_bytes,
             peak_reserved_bytes=memory.reserved_bytes,
+            predicted_peak_bytes=predicted_peak(self.expected, self.hardware) if self.expected else None,
             train_seconds=outcome.seconds,
             total_seconds=total_seconds,
             tokens_per_second=outcome.metrics.tokens / outcome.seconds,

@@ -1,5 +1,6 @@
 """Loading a base model and its tokenizer: from safetensors only, quantised on the way in, never upcast as a whole."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from ..config.library_arguments import quantization_arguments
 from ..config.schema import QuantizationConfig
 from ..disk import DISK_FULL
 from ..errors import MachineError, ModelError
+from ..models.causal import require_causal_language_model
 from ..models.hardware import Hardware
 from ..models.reference import ResolvedModel
-from ..models.shape import require_causal_language_model
 from .device import require_capable
 
 # What Transformers raises for files that are cut off, of the wrong type, or of an architecture it does not know.
@@ -69,7 +70,7 @@ def load_model(
             output_loading_info=True,
             dtype=getattr(torch, compute_dtype),
             quantization_config=BitsAndBytesConfig(**arguments) if arguments else None,
-            attn_implementation=None if attention_implementation == "auto" else attention_implementation,
+            attn_implementation=attention_name(attention_implementation, read_config(resolved)),
             device_map={"": 0 if hardware.kind == "cuda" else "cpu"},
         )
     except (torch.cuda.OutOfMemoryError, MemoryError):
@@ -78,8 +79,18 @@ def load_model(
             next_step="Choose a smaller model or quantization.kind: nf4.",
         ) from None
     _check_complete(resolved, info)
-    _keep_autograd(model)
+    keep_autograd(model)
     return LoadedModel(model, load_tokenizer(resolved), compute_dtype)
+
+
+def attention_name(asked: str, values: Mapping[str, Any]) -> str | None:
+    """The implementation by its name in Transformers, or None for the library's choice.
+
+    Before 5.21 that choice is sdpa for models that cap their attention scores, and sdpa leaves the cap out.
+    """
+    if asked != "auto":
+        return asked
+    return "eager" if values.get("attn_logit_softcapping") else None
 
 
 def read_config(resolved: ResolvedModel) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def _check_complete(resolved: ResolvedModel, info: dict[str, Any]) -> None:
         )
 
 
-def _keep_autograd(model: Any) -> None:
+def keep_autograd(model: Any) -> None:
     """Keep bitsandbytes from repacking weights for CPU inference: that path has no autograd, and it stays for good."""
     for module in model.modules():
         if isinstance(module, Linear4bit):

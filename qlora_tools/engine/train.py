@@ -26,9 +26,10 @@ from ..requirements import require_tracker
 from ..results import TrainResult
 from .adapters import attach_adapter, initial_adapter
 from .batches import build_training_set, choose_layout
-from .device import detect_hardware, release_memory, reset_peak_memory
+from .device import detect_hardware, peak_memory, release_memory, reset_peak_memory
+from .expectation import expected_memory, remember_run
 from .fit import Fit
-from .loading import LoadedModel, load_model, load_tokenizer
+from .loading import LoadedModel, load_model, load_tokenizer, read_config
 from .output import check_output, prepare_output, publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
 from .smoke import smoke_generation
@@ -79,7 +80,25 @@ def _prepare_fit(
     )
     layout = choose_layout(loaded.model, config.training, data.training)
     training_set = build_training_set(data.training, config.training, layout, loaded.tokenizer.pad_token_id)
-    fit = Fit(config, training_set, data.training, data.evaluation, hardware, loaded.compute_dtype, output, on_event)
+    expected = expected_memory(
+        config,
+        read_config(resolved),
+        data.training,
+        layout=layout,
+        compute_dtype=loaded.compute_dtype,
+        hardware=hardware,
+    )
+    fit = Fit(
+        config,
+        training_set,
+        data.training,
+        data.evaluation,
+        hardware,
+        loaded.compute_dtype,
+        output,
+        on_event,
+        expected,
+    )
     return loaded, fit
 
 
@@ -97,6 +116,7 @@ def _run(
         require_finite(adapted)
         record = _record(config, resolved, data, loaded.compute_dtype)
         publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter", initial=initial)
+    remember_run(config, fit.expected, peak_memory(fit.hardware), fit.hardware)
     return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
 
 

@@ -112,8 +112,12 @@ def _require_hub_id(name: str) -> None:
 def _require_catalogue_name(name: str) -> None:
     if name in CATALOGUE:
         return
-    near = difflib.get_close_matches(name, CATALOGUE, n=3) or list(CATALOGUE)
+    near = (
+        difflib.get_close_matches(name.lower(), CATALOGUE, n=3)
+        or [known for known in CATALOGUE if name.lower().split("-")[0][:4] in known][:3]
+    )
+    nearest = f"; nearest: {', '.join(near)}" if near else f", which knows {len(CATALOGUE)} names"
     raise ModelError(
-        f"The catalogue has no model {name!r}; nearest: {', '.join(near)}.",
+        f"The catalogue has no model {name!r}{nearest}.",
         next_step=f"Write ./{name} for a local directory or owner/{name} for a model on the Hub.",
     )

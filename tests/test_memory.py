@@ -91,3 +91,19 @@ def test_the_adapter_of_llama_8b_at_rank_16_has_41_943_040_parameters() -> None:
 def test_a_target_named_by_its_path_counts_as_the_same_layer() -> None:
     by_path = adapter_parameters(LLAMA_8B, LoraConfig(target_modules=("self_attn.q_proj",)))
     assert by_path == adapter_parameters(LLAMA_8B, LoraConfig(target_modules=("q_proj",)))
+
+
+def test_rows_joined_without_flash_attention_take_a_mask_of_all_their_tokens_squared() -> None:
+    def mid(**training: Any) -> int:
+        return estimate_of(training={"micro_batch_size": 4, "max_length_tokens": 2048, **training}).mid_bytes
+
+    assert mid(packing="bins") - mid(packing="off") > (4 * 2048) ** 2
+    assert mid(packing="bins") == mid(packing="padding_free")
+
+
+def test_flash_attention_joins_rows_without_a_mask() -> None:
+    settings = {"micro_batch_size": 4, "max_length_tokens": 2048}
+    model = {"name": "o/m", "attention_implementation": "flash_attention_2"}
+    joined = estimate_of(training=settings, model=model)
+    assert joined.mid_bytes == pytest.approx(estimate_of(training=settings).mid_bytes, rel=1e-3)
+    assert joined.high_bytes == pytest.approx(1.02 * joined.mid_bytes, rel=1e-3)

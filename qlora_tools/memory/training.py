@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ..config.schema import RunConfig
 from ..models.shape import ModelShape
@@ -139,25 +139,37 @@ class _Step:
         return blocks
 
     def _sliding_masked(self) -> int:
+        """Blocks whose window is expressed by a mask: shorter rows need none, and flash_attention_2 knows windows."""
         window = self.shape.sliding_window
-        return self.shape.sliding_layers if window and self._length > window else 0
+        masks = self.config.model.attention_implementation in ("auto", "sdpa")
+        return self.shape.sliding_layers if masks and window and self._layout[1] > window else 0
+
+    @cached_property
+    def _layout(self) -> tuple[int, int]:
+        """Rows and their length as the model sees them: joined rows are one long row."""
+        training = self.config.training
+        rows, length = training.micro_batch_size, training.max_length_tokens
+        return (1, rows * length) if self._joined else (rows, length)
 
     @property
-    def _length(self) -> int:
-        return self.config.training.max_length_tokens
+    def _joined(self) -> bool:
+        packing, attention = self.config.training.packing, self.config.model.attention_implementation
+        return packing in ("bins", "padding_free") or (packing == "auto" and attention == "flash_attention_2")
 
     def _batch(self, sparse: bool) -> MicroBatch:
-        return _micro_batch(self.config, self.shape, self.width, sparse, self._kernel())
+        return _micro_batch(self.config, self.shape, self._layout, self.width, sparse, self._kernel())
 
     def _kernel(self) -> AttentionKernel:
         asked = self.config.model.attention_implementation
         if asked == "eager" or (asked == "auto" and self.shape.traits.eager_only):
             return "eager"
-        return "masked" if asked in ("auto", "sdpa") and self.workload.padded else "flash"
+        # What keeps joined rows apart, and padding out, is a mask; flash_attention_2 is told where rows end.
+        apart = self._joined or self.workload.padded
+        return "masked" if asked in ("auto", "sdpa") and apart else "flash"
 
     def _batch_bytes(self) -> int:
         """Token ids, labels and mask as int64, positions' cosines and sines, and a mask of pairs where there is one."""
-        rows, length = self.config.training.micro_batch_size, self._length
+        rows, length = self._layout
         pairs = rows * length**2 * (self._kernel() != "flash" or self._sliding_masked() > 0)
         if self._kernel() == "eager":
             pairs *= self.width
@@ -201,11 +213,13 @@ class _Step:
 
 
 @lru_cache(maxsize=64)
-def _micro_batch(config: RunConfig, shape: ModelShape, width: int, sparse: bool, kernel: AttentionKernel) -> MicroBatch:
-    training, lora = config.training, config.lora
+def _micro_batch(
+    config: RunConfig, shape: ModelShape, layout: tuple[int, int], width: int, sparse: bool, kernel: AttentionKernel
+) -> MicroBatch:
+    lora = config.lora
     return MicroBatch(
-        rows=training.micro_batch_size,
-        length=training.max_length_tokens,
+        rows=layout[0],
+        length=layout[1],
         width=width,
         quantization=kind_of(shape, config.quantization),
         nested=config.quantization.double_quantization,

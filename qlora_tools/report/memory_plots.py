@@ -66,7 +66,7 @@ def _beside(report: MemoryReport) -> list[Segment]:
         ("reserved by torch, unused", report.reserved_bytes - report.mid_bytes, {"color": "#C8C8C8", "hatch": "...."}),
         ("CUDA context", report.context_bytes, {"color": "#A8A8A8", "hatch": "////"}),
         ("paged optimiser state", report.paged_bytes, {"color": "#888888", "hatch": "\\\\\\\\"}),
-        ("margin to be sure", report.high_bytes - report.mid_bytes, {"color": "#E4E4E4", "hatch": "xx"}),
+        ("margin to be sure", report.needed_bytes - report.device_bytes, {"color": "#E4E4E4", "hatch": "xx"}),
     ]
     return [item for item in found if item[1] > 0]
 

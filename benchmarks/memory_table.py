@@ -150,7 +150,8 @@ _METHOD = (
     "Rows marked * are held out: a hash of their settings chose them before anything was measured, and no constant was",
     "fitted on them. The only fitted constants are the two shares in `_FRAGMENTATION`, for what is reserved; the rest",
     "is counted. How a family is built was read from its code, and misses in rows of both kinds told where to read again.",
-    "Rows marked ° are blind: measured once, after the last change to the estimator.",
+    "Rows marked ° are blind: models, lengths and ranks that no other row has, measured once and last; nothing was changed",
+    "because of them.",
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import DiskSpaceError, MachineError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def test_models_of_every_kind_are_shown_in_full_width() -> None:
         assert len(stream.getvalue().splitlines()[3]) == 70, name
 
 
-@pytest.mark.parametrize(("limit", "said"), [(8, "fits, with"), (7.5, "may fit but not for sure"), (7, "does not fit")])
+@pytest.mark.parametrize(("limit", "said"), [(9, "fits, with"), (7.9, "may fit but not for sure"), (7, "does not fit")])
 def test_the_verdict_tells_sure_from_likely(limit: float, said: str) -> None:
     report = estimate_memory("llama-3.1-8b-instruct", memory_limit_gib=limit)
     assert verdict(report, round(limit * GIB)).startswith(said)

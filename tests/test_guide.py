@@ -1,22 +1,29 @@
 """The reference texts are short, sourced, and right: every figure here is computed again and looked for in the text."""
 
 import bisect
+import json
 import math
 import random
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from qlora_tools import estimate_memory
 from qlora_tools.config import RunConfig
 from qlora_tools.errors import UsageError
 from qlora_tools.guide import read_topic, topics
+from qlora_tools.results import MemoryReport
 
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+GRID = json.loads((RESULTS / "memory_grid.json").read_text(encoding="utf-8"))["rows"]
 TOPICS = ("hyperparameters", "memory", "qlora", "quantization")
 
 GIB = 2**30
 LAYERS, HIDDEN, KEY_VALUE, MLP, VOCABULARY = 32, 4096, 1024, 14336, 128_256  # Llama-3.1-8B
+HEADS = 32
 TOKENS = 4 * 2048
 BITS_SAVED = 32 / 64 - (8 / 64 + 32 / (64 * 256))
 NF4_UP_TO_ZERO = (-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0)
@@ -158,23 +165,119 @@ def test_a_figure_in_the_text_is_what_its_arithmetic_gives(name: str, figure: st
     assert one_line(figure) in one_line(read_topic(name))
 
 
-def test_the_worked_memory_example_adds_up() -> None:
-    layer = 2 * TOKENS * (10 * HIDDEN + 6 * MLP)
-    scratch = 2 * HIDDEN * MLP
-    logits = TOKENS * VOCABULARY * (2 + 4 + 4)
-    resident = [
-        WEIGHTS_8B / 2,
-        WEIGHTS_8B / 64 * (1 + 4 / 256),
-        2 * EMBEDDINGS_8B,
-        4 * ADAPTER,
-        4 * ADAPTER,
-        (2 + 8 / 256) * ADAPTER,
-        2 * TOKENS * HIDDEN * LAYERS,
+def example(gpu: str = "4090", **settings: object) -> MemoryReport:
+    """The estimate of the worked example, with `settings` beside it."""
+    asked = {"micro_batch_size": 4, "gradient_accumulation_steps": 1, **settings}
+    return estimate_memory("llama-3.1-8b-instruct", gpu=gpu, settings=asked)
+
+
+def test_the_worked_memory_example_is_its_arithmetic_and_that_is_the_estimate() -> None:
+    paged = 3 * 16 * MLP * LAYERS
+    live = TOKENS * (18 * HIDDEN + 4 * KEY_VALUE + 12 * MLP + 12 * 16 + 4 * HEADS)
+    copies = 2 * (ADAPTER // LAYERS - 16 * (MLP + HIDDEN))
+    rows = [
+        (WEIGHTS_8B // 2, ["base weights"]),
+        (WEIGHTS_8B // 64 + 4 * WEIGHTS_8B // 64 // 256 + 7 * LAYERS * 2048, ["quantisation constants"]),
+        (2 * EMBEDDINGS_8B, ["embeddings and head"]),
+        (4 * ADAPTER, ["adapter (fp32)"]),
+        (2 * (ADAPTER - paged) + 8 * (ADAPTER - paged) // 256, ["optimiser state"]),
+        (2 * TOKENS * HIDDEN * LAYERS, ["saved activations"]),
+        (live + copies, ["live block"]),
+        (
+            18 * 2**20 + 2 * (2 * LAYERS + 1) * HIDDEN + 24 * TOKENS + 4 * 2048 * 128,
+            ["cuBLAS workspaces", "norms and biases", "batch and masks"],
+        ),
     ]
-    told = re.findall(r"^\| [^|]+ \| [^|]+ \| (\d+\.\d\d) \|$", read_topic("memory"), flags=re.MULTILINE)
-    assert told == [f"{part / GIB:.2f}" for part in [*resident, layer, scratch]]
-    assert f"| **{(sum(resident) + layer + scratch) / GIB:.2f}** |" in read_topic("memory")
-    assert f"**{(sum(resident) + logits) / GIB:.2f}** GiB" in read_topic("memory")
+    report = example()
+    assert [size for size, _ in rows] == [sum(report.parts[name] for name in names) for _, names in rows]
+    assert sum(size for size, _ in rows) == report.mid_bytes
+    table = read_topic("memory").partition("## Worked example")[2].partition("## Gradient checkpointing")[0]
+    told = re.findall(r"^\| [^|]+ \| [^|]+ \| (\d+\.\d\d) \|$", table, flags=re.MULTILINE)
+    assert told == [f"{size / GIB:.2f}" for size, _ in rows]
+    assert f"| **{report.mid_bytes / GIB:.2f}** |" in table
+    assert f"{report.reserved_bytes / GIB:.2f} GiB reserved, and {report.needed_bytes / GIB:.2f} free" in table
+    assert f"{TOKENS * VOCABULARY * 10 / GIB:.2f} GiB (bf16, fp32 copy, fp32 gradient)" in table
+    tile = 2 * 4096 * 32_768
+    assert f"and takes {(TOKENS * (12 * HIDDEN + 32) + tile) / GIB:.2f}." in table
+
+
+def test_what_a_block_keeps_without_checkpointing_is_its_arithmetic_and_the_estimate() -> None:
+    kept = TOKENS * (16 * HIDDEN + 4 * KEY_VALUE + 8 * MLP + 14 * 16 + 4 * HEADS) + 2 * ADAPTER // LAYERS
+    report = example(gradient_checkpointing=False)
+    assert report.parts["saved activations"] == LAYERS * kept
+    assert (
+        f"{kept / GIB:.2f} GiB here, {LAYERS * kept / GIB:.2f} GiB for 32, in place of "
+        f"{2 * TOKENS * HIDDEN * LAYERS / GIB:.2f} GiB. The peak is {report.mid_bytes / GIB:.2f} GiB."
+    ) in one_line(read_topic("memory"))
+
+
+def test_the_savings_in_the_memory_guide_are_those_of_the_estimate_in_the_order_of_the_planner() -> None:
+    base = example()
+
+    def saved(*, before: MemoryReport = base, after: MemoryReport = base) -> str:
+        return f"{(before.mid_bytes - after.mid_bytes) / GIB:.2f}"
+
+    rows = [
+        ("micro_batch_size", [saved(after=example(micro_batch_size=2, gradient_accumulation_steps=2))]),
+        ("gradient_checkpointing", [saved(before=example(gradient_checkpointing=False))]),
+        ("optimizer", [saved(before=example(optimizer="adamw_torch")), f"{base.paged_bytes / GIB:.2f}"]),
+        ("kind", [saved(before=example(**{"quantization.kind": kind})) for kind in ("none", "int8")]),
+        ("max_length_tokens", [saved(after=example(max_length_tokens=1024))]),
+        ("rank", [saved(after=example(rank=8)), saved(after=example(target_modules="attention"))]),
+    ]
+    text = read_topic("memory").partition("## Out of memory")[2]
+    steps = re.findall(r"^\| (\d)\. `\w+\.(\w+)[^|]*\| ([^|]+) \|", text, flags=re.MULTILINE)
+    assert [(int(number), field) for number, field, _ in steps] == [(n, row[0]) for n, row in enumerate(rows, start=1)]
+    assert [re.findall(r"\d+\.\d\d", told) for *_, told in steps] == [figures for _, figures in rows]
+    assert f"r=8 saves {saved(after=example(rank=8))} GiB of {base.mid_bytes / GIB:.2f}" in read_topic("memory")
+
+
+def test_the_surprises_of_the_memory_guide_are_what_the_estimate_counts() -> None:
+    text = one_line(read_topic("memory"))
+    int8 = example(**{"quantization.kind": "int8"}).parts["saved activations"] - 2 * TOKENS * HIDDEN * LAYERS
+    assert int8 == TOKENS * 2 * (3 * HIDDEN + 2 * MLP) * LAYERS
+    assert f"T x 2 x (3 h + 2 i) x L = {int8 / GIB:.2f} GiB" in text
+    dora = example(use_dora=True)
+    assert dora.parts["scratch"] == 6 * MLP**2 + 2 * MLP * HIDDEN
+    assert dora.parts["saved activations"] == TOKENS * HIDDEN * (4 * (LAYERS - 1) + 2)
+    assert (
+        f"= {dora.parts['scratch'] / GIB:.2f} GiB of scratch, stream {dora.parts['saved activations'] / GIB:.2f}"
+        in text
+    )
+    assert f"{dora.mid_bytes / GIB:.2f} GiB in all" in text
+    wide, narrow = (example(**kind).parts["live block"] for kind in ({"quantization.kind": "none"}, {}))
+    assert f"live block {wide / GIB:.2f} GiB instead of {narrow / GIB:.2f}" in text
+    copies = LAYERS * (4 * TOKENS * (HIDDEN - KEY_VALUE) + 2 * 4 * 2048**2) + 4 * 2048**2
+    assert f"in the example without checkpointing {copies / GIB:.2f} GiB" in text
+    joined = example(packing="bins")
+    assert f"with bins the example takes {joined.mid_bytes / GIB:.2f} GiB instead of" in text
+    plain = example(gradient_checkpointing=False)
+    assert math.isclose(plain.high_bytes, 1.02 * (plain.mid_bytes - 18 * 2**20 + copies) + 18 * 2**20, rel_tol=1e-6)
+
+
+def measured(model: str, rows: int, length: int, **others: object) -> str:
+    """The measured peak in GiB of one run of the memory grid at rank 16, by what its settings add to the defaults."""
+    batch = {"training.micro_batch_size": rows, "training.max_length_tokens": length}
+    single = {"training.gradient_accumulation_steps": 1}
+    values = {**batch, "lora.rank": 16, **single, **others}
+    (found,) = (row for row in GRID if row["model"] == model and row["values"] == values and not row["padded"])
+    return f"{found['peak_allocated_bytes'] / GIB:.2f}"
+
+
+def test_what_the_memory_guide_calls_measured_stands_in_the_committed_grid() -> None:
+    text = one_line(read_topic("memory"))
+    llama = "llama-3.1-8b-instruct"
+    here = measured(llama, 4, 2048)
+    assert f"{example('h100').mid_bytes / GIB:.2f} GiB were predicted and {here} measured" in text
+    int8, plain = (measured(llama, 2, 2048, **{"quantization.kind": kind}) for kind in ("int8", "none"))
+    unnested = measured(llama, 2, 2048, **{"quantization.double_quantization": False})
+    assert f"Measured at 2 x 2048: int8 {int8}, 16 bits {plain}, NF4 with plain constants {unnested}" in text
+    sparse, dense = (measured(model, 2, 2048) for model in ("olmoe-1b-7b-0924-instruct", "olmo-2-1124-7b-instruct"))
+    assert f"OLMoE 1B-7B at 2 x 2048 {sparse} GiB, the dense OLMo-2 7B {dense}." in text
+    assert f"7B at 1 x 1024: {measured('falcon-7b-instruct', 1, 1024)} GiB" in text
+    tables = measured("qwen2.5-7b-instruct", 1, 1024, **{"lora.modules_to_save": ["lm_head", "embed_tokens"]})
+    without = measured("qwen2.5-7b-instruct", 1, 1024)
+    assert f"Qwen2.5-7B at 1 x 1024 with both: {tables} GiB, without {without}" in text
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,62 @@ def test_many_estimates_are_quick() -> None:
     for length in range(512, 512 * 41, 512):
         estimate_memory("qwen3-14b", gpu="4090", settings={"max_length_tokens": length})
     assert time.perf_counter() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("num_hidden_layers", 10**9, "layers are believed"),
+        ("num_key_value_heads", 5, "do not go together"),
+        ("num_key_value_heads", 64, "do not go together"),
+        ("num_experts", "64", "positive whole number"),
+        ("architectures", 1.5, "a list is needed"),
+        ("layer_types", 3, "a list is needed"),
+        ("resid_pdrop", [1], "a number is needed"),
+        ("tie_word_embeddings", "false", "true or false"),
+        ("hidden_size", 10**12, "positive whole number"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_refused_and_never_guessed(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    values = {**CATALOGUE["llama-3.1-8b-instruct"].config, "sliding_window": 100, field: value}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError, match=words):
+        estimate_memory(str(tmp_path))
+
+
+def test_experts_in_every_second_block_leave_the_others_dense() -> None:
+    values = {**CATALOGUE["olmoe-1b-7b-0924-instruct"].config, "decoder_sparse_step": 2}
+    assert ModelShape.from_config(values).sparse_layers == 8
+    listed = {**CATALOGUE["olmoe-1b-7b-0924-instruct"].config, "mlp_only_layers": [0, 1, 99]}
+    assert ModelShape.from_config(listed).dense_layers == 2
+
+
+@pytest.mark.parametrize("field", ["target_modules", "modules_to_save"])
+def test_modules_that_the_model_does_not_have_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match="nosuch"):
+        estimate_memory("llama-3.1-8b-instruct", settings={field: ["nosuch"]})
+
+
+def test_a_part_of_a_block_that_is_saved_counts_with_all_its_linears() -> None:
+    def adapter(*names: str) -> int:
+        report = estimate_memory("llama-3.1-8b-instruct", settings={"modules_to_save": list(names)})
+        return report.parts["adapter (fp32)"]
+
+    assert adapter("mlp") == adapter("gate_proj", "up_proj", "down_proj") > adapter("up_proj") > adapter()
+    assert adapter("lm_head", "model.lm_head") == adapter("lm_head")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"task": "nope"}, {"memory_limit_gib": "24"}, {"memory_limit_gib": True}, {"settings": {"model.name": "gpt2"}}],
+)
+def test_arguments_of_the_wrong_kind_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        estimate_memory("llama-3.1-8b-instruct", **arguments)
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        settings_from_pairs(["rank=8", "lora.rank=64"])

@@ -752,3 +752,35 @@ def test_a_plan_is_made_for_the_gpu_of_this_machine_where_none_is_named(
     plan = create_config(L8, rows)
     assert plan.hardware.name == "RTX 4090"
     assert plan.hardware.free_memory_bytes == 20000 * 2**20
+
+
+def test_a_rung_that_takes_more_memory_is_not_climbed_and_what_fits_is_said_to_fit(tmp_path: Path) -> None:
+    # With a head that is trained in full, accumulation keeps its gradient: smaller micro-batches take more.
+    rows = write(tmp_path / "rows.jsonl", ["hi there you"])
+    settings = {"lora.modules_to_save": ["lm_head"], "training.max_length_tokens": 64}
+    for limit in (2.7, 2.9, 3.0, 3.05, 3.2, 4.0):
+        plan = create_config("qwen3-0.6b", rows, memory_limit_gib=limit, settings=settings)
+        assert plan.fits == (plan.needed_bytes <= plan.hardware.free_memory_bytes)
+
+
+def test_the_default_compute_dtype_may_be_asked_for(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ["hi there you"])
+    plan = create_config("qwen3-0.6b", rows, gpu="t4", settings={"quantization.compute_dtype": "auto"})
+    assert plan.fits
+
+
+def test_a_bin_holds_no_more_rows_than_go_into_it(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ["word " * 4000] * 100)
+    plan = create_config("llama-3.1-8b-instruct", rows, gpu="h100", settings={"training.packing": "bins"})
+    assert plan.schedule.rows == 100
+
+
+def test_a_batch_that_settings_change_is_named(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ["hi there you"])
+    plan = create_config("qwen3-0.6b", rows, gpu="4090", settings={"training.micro_batch_size": 5})
+    assert any("15 rows a step instead of 16" in note for note in plan.notes)
+
+
+def write(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)

@@ -85,6 +85,7 @@ def command(
     if target is not None:
         _check_target(target, mode)
     if mode == "largest":
+        _refuse_jobs(job)
         return _largest(job, given, as_json=as_json)
     if mode == "compare":
         return _compare(job, given, as_json=as_json)
@@ -105,6 +106,15 @@ def command(
     return 0 if plan.fits else _NOT_FITTING
 
 
+def _refuse_jobs(job: _Job) -> None:
+    named = [name for name in ("model", "data", "output") if job[name] is not None]  # type: ignore[literal-required]
+    if named:
+        raise UsageError(
+            f"--largest lists the models that a GPU takes, and --{named[0]} has no part in that.",
+            next_step=f"Leave out --{named[0]}, or leave out --largest.",
+        )
+
+
 def _required(value: str | None, option: str) -> str:
     if value is None:
         raise UsageError(f"A plan needs {option}.", next_step="Run `qlora plan --help`.")
@@ -118,15 +128,18 @@ def _check_target(target: Path, mode: str | None) -> None:
             f"--{mode} makes no config to write.", next_step="Leave out -o, or leave out the other option."
         )
     path = as_path(str(target))
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise UsageError(f"{target} exists; it is not replaced.", next_step="Choose another -o, or remove it first.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no directory {path.parent}.", next_step="Make it, or choose another -o.")
 
 
 def _write(plan: Plan, target: Path) -> None:
-    with disk_errors(target.parent, left="nothing was written"):
-        as_path(str(target)).write_text(commented_yaml(plan), encoding="utf-8")
+    with (
+        disk_errors(target.parent, left="nothing was written"),
+        as_path(str(target)).open("x", encoding="utf-8") as file,
+    ):
+        file.write(commented_yaml(plan))
 
 
 def _show(plan: Plan, target: Path | None, *, as_json: bool) -> None:
@@ -158,4 +171,5 @@ def _compare(job: _Job, settings: dict[str, Any], *, as_json: bool) -> int:
         print_json(comparison_document(found))
     else:
         print_comparison(stdout(), found)
-    return 0 if any(way.fits for way in found.strategies) else _NOT_FITTING
+    here = [way for way in found.strategies if way.gpu == hardware.name]
+    return 0 if any(way.fits for way in here) else _NOT_FITTING

@@ -19,7 +19,10 @@ def settings_from_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             raise UsageError(
                 f"{pair!r} is not a setting of the form name=value.", next_step="Write for example rank=32."
             )
-        settings[field_path(name.strip())] = parse_config_text(f"value: {value.strip()}", source=pair)["value"]
+        path = field_path(name.strip())
+        if path in settings:
+            raise UsageError(f"{path} is given twice.", next_step="Give each setting once.")
+        settings[path] = parse_config_text(f"value: {value.strip()}", source=pair)["value"]
     return settings
 
 

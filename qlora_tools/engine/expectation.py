@@ -6,10 +6,11 @@ from typing import Any
 
 from ..config.schema import RunConfig
 from ..data.rows import TokenRows
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..memory.estimate import MemoryEstimate, estimate_training
 from ..memory.history import RunRecord, record_run
 from ..memory.training import Workload
+from ..memory.weights import check_modules
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
 from .batches import Layout
@@ -31,7 +32,8 @@ def expected_memory(
     """
     try:
         shape = ModelShape.from_config(values)
-    except ModelError:
+        check_modules(shape, config.lora)
+    except (ModelError, ConfigError):
         return None
     lengths = [len(row.input_ids) for row in rows.rows]
     longest = config.training.max_length_tokens if layout == "bins" else max(lengths)

@@ -7,6 +7,7 @@ from ..config.schema import RunConfig
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
 from .training import Peak, Workload, training_peak
+from .weights import check_modules
 
 _MIB = 2**20
 # cuBLAS keeps a workspace for the main and for the backward thread: 32 MiB each on Hopper and later, 8.1 MiB before
@@ -94,7 +95,10 @@ def estimate_training(
 
     `workload` says more about the rows; without it they fill the length and all tokens are learnt, and the band covers
     padded rows and few learnt tokens. `hardware` tells the size of workspaces and of the CUDA context.
+
+    Raises `ConfigError` for target modules and modules to save that the model does not have.
     """
+    check_modules(shape, config.lora)
     known = workload is not None
     middle = workload or Workload()
     if hardware is not None and hardware.kind == "cpu":
@@ -138,7 +142,8 @@ def _slack(peak: Peak, *, checkpointing: bool) -> int:
 
 
 def _hopper(hardware: Hardware | None) -> bool:
-    return hardware is None or (hardware.compute_capability or (0, 0)) >= (9, 0)
+    """Whether it has the large workspaces of new cards, which a card that is not known is taken to have."""
+    return hardware is None or hardware.compute_capability is None or hardware.compute_capability >= (9, 0)
 
 
 def _workspace(hardware: Hardware | None) -> int:

@@ -1,10 +1,10 @@
 """The public estimate: a model and a GPU by name, settings beside the defaults, and the answer with its parts."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..config.library_arguments import resolve_compute_dtype
-from ..config.overrides import config_with
+from ..config.overrides import config_with, field_path
 from ..config.schema import RunConfig
 from ..errors import UsageError
 from ..models.gpus import find_gpu
@@ -35,9 +35,14 @@ def estimate_memory(
     No weights are read, and a catalogue model needs neither torch nor a network. Raises `ModelError`, `UsageError` and
     `ConfigError` for unknown names and values, `MachineError` for a GPU that is not supported.
     """
-    known = find_model(model)
+    if task not in get_args(Task):
+        raise UsageError(f"{task!r} is not a task.", next_step=f"Choose one of {', '.join(get_args(Task))}.")
+    named = [name for name in settings or {} if field_path(name) == "model.name"]
+    if named:
+        raise UsageError("A setting may not name the model again.", next_step="Give it once, as the model itself.")
     hardware = hardware_for(gpu, memory_limit_gib)
     config = config_with(settings or {}, model=model)
+    known = find_model(model, source=config.model.source)
     dtype = resolve_compute_dtype(config.quantization.compute_dtype, hardware or _NEWEST)
     if task == "merging":
         return _host_report(known, estimate_merging(known.shape))
@@ -51,9 +56,10 @@ _NEWEST = Hardware("cuda", "a GPU with bf16", 0, 0, computes_bfloat16=True, comp
 
 def hardware_for(gpu: str | None, memory_limit_gib: float | None) -> Hardware | None:
     """The machine to plan for: a GPU by name, less where a limit is given, or any GPU of that much memory."""
-    if memory_limit_gib is not None and not 0.5 <= memory_limit_gib <= 4096:
+    number = isinstance(memory_limit_gib, int | float) and not isinstance(memory_limit_gib, bool)
+    if memory_limit_gib is not None and not (number and 0.5 <= memory_limit_gib <= 4096):
         raise UsageError(
-            f"A memory limit of {memory_limit_gib} GiB makes no sense; 0.5 to 4096 is allowed.",
+            f"A memory limit of {memory_limit_gib!r} GiB makes no sense; 0.5 to 4096 is allowed.",
             next_step="Give the free memory of the GPU in GiB.",
         )
     if gpu is None and memory_limit_gib is None:
@@ -61,7 +67,7 @@ def hardware_for(gpu: str | None, memory_limit_gib: float | None) -> Hardware | 
     limit = None if memory_limit_gib is None else round(memory_limit_gib * GIB)
     if gpu is None:
         assert limit is not None
-        return Hardware("cuda", f"a GPU of {memory_limit_gib:g} GiB", limit, limit, True, (8, 0))
+        return Hardware("cuda", f"a GPU of {memory_limit_gib:g} GiB", limit, limit, True, (9, 0))
     card = find_gpu(gpu).hardware()
     if limit is None or limit >= card.free_memory_bytes:
         return card

@@ -208,7 +208,7 @@ class _Step:
 
     def _head_gradient(self) -> int:
         """The gradient of a head that is trained in full."""
-        trained = any(name.rsplit(".", 1)[-1] == "lm_head" for name in self.config.lora.modules_to_save)
+        trained = any(name.rsplit(".", 1)[-1] in ("lm_head", "embed_out") for name in self.config.lora.modules_to_save)
         return 4 * self.shape.vocabulary * self.shape.hidden_size * trained
 
 

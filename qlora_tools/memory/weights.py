@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..config.choices import Quantization
 from ..config.library_arguments import ATTENTION_MODULES
 from ..config.schema import LoraConfig, QuantizationConfig
+from ..errors import ConfigError, ConfigProblem
 from ..models.shape import Linears, ModelShape
 from .operations import BLOCK, EXPERTS, NESTED_BLOCK
 
@@ -89,8 +90,41 @@ _EXPERTS_LEFT_ALONE = ("gpt_oss",)
 
 
 def _named(modules: Sequence[str], linears: Linears) -> tuple[str, ...]:
+    """The linears that are named, by themselves or by the part of the block that holds them."""
     last = {name.rsplit(".", 1)[-1] for name in modules}
-    return tuple(name for name in linears if name.removeprefix("shared_").rsplit(".", 1)[-1] in last)
+    return tuple(
+        name
+        for name in linears
+        if name.removeprefix("shared_").rsplit(".", 1)[-1] in last or _PARENTS[_attends(name)] & last
+    )
+
+
+_PARENTS = {True: {"self_attn", "self_attention", "attention", "attn"}, False: {"mlp"}}
+_TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+
+
+def _attends(name: str) -> bool:
+    return name in (*ATTENTION_MODULES, *_LATENT_MODULES)
+
+
+def check_modules(shape: ModelShape, lora: LoraConfig) -> None:
+    """Raise `ConfigError` for module names of which nothing is known in this model."""
+    linears = {**shape.linear_shapes(sparse=False), **shape.linear_shapes(sparse=True)}
+    targets = () if isinstance(lora.target_modules, str) else lora.target_modules
+    problems = [
+        ConfigProblem(
+            field, f"{name} names no module of this model that is known; its linears are {', '.join(linears)}"
+        )
+        for field, names in (("lora.target_modules", targets), ("lora.modules_to_save", lora.modules_to_save))
+        for name in names
+        if not _named((name,), linears) and (field == "lora.target_modules" or _last(name) not in _TABLES)
+    ]
+    if problems and shape.traits.known:
+        raise ConfigError(problems, source="for this model")
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
 
 
 def adapter_tensors(shape: ModelShape, lora: LoraConfig) -> list[list[int]]:
@@ -138,8 +172,8 @@ def _saved_linears(lora: LoraConfig, linears: Linears) -> list[int]:
 
 def trained_tables(shape: ModelShape, lora: LoraConfig) -> list[int]:
     """Elements of embedding and head where they are trained in full."""
-    names = [name.rsplit(".", 1)[-1] for name in lora.modules_to_save]
-    return [shape.vocabulary * shape.hidden_size for name in names if name in ("embed_tokens", "lm_head", "wte")]
+    names = dict.fromkeys(_last(name) for name in lora.modules_to_save)
+    return [shape.vocabulary * shape.hidden_size for name in names if name in _TABLES]
 
 
 def optimizer_state(name: str, tensors: Sequence[int]) -> OptimizerState:

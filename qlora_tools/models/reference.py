@@ -105,7 +105,7 @@ def _require_hub_id(name: str) -> None:
     if not _HUB_ID.fullmatch(name) or ".." in name or len(name) > 200:
         raise ModelError(
             f"{name!r} is not a Hub id, which has the form owner/name.",
-            next_step=f"Write ./{name} for a local directory, or set model.source to say what it is.",
+            next_step="Write ./ before it for a local directory, or set model.source to say what it is.",
         )
 
 
@@ -116,8 +116,9 @@ def _require_catalogue_name(name: str) -> None:
         difflib.get_close_matches(name.lower(), CATALOGUE, n=3)
         or [known for known in CATALOGUE if name.lower().split("-")[0][:4] in known][:3]
     )
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
     nearest = f"; nearest: {', '.join(near)}" if near else f", which knows {len(CATALOGUE)} names"
     raise ModelError(
         f"The catalogue has no model {name!r}{nearest}.",
-        next_step=f"Write ./{name} for a local directory or owner/{name} for a model on the Hub.",
+        next_step=f"Write ./{shown} for a local directory or owner/{shown} for a model on the Hub.",
     )

@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
+from .config_fields import entries, flag, optional_size, share, size
+from .config_fields import layers as layers_of
 from .structure import Traits, traits_of
 
 Linears = dict[str, tuple[int, int]]
@@ -72,37 +74,43 @@ class ModelShape:
     def from_config(cls, values: Mapping[str, Any]) -> "ModelShape":
         """Read the shape from the content of a config.json; raises `ModelError` where a size is absent."""
         hidden, heads = (
-            _size(values, "hidden_size", "n_embd", "d_model"),
-            _size(values, "num_attention_heads", "n_head", "n_heads"),
+            size(values, "hidden_size", "n_embd", "d_model"),
+            size(values, "num_attention_heads", "n_head", "n_heads"),
         )
         layers, traits = (
-            _size(values, "num_hidden_layers", "n_layer", "n_layers"),
+            layers_of(values, "num_hidden_layers", "n_layer", "n_layers"),
             traits_of(str(values.get("model_type"))),
         )
+        key_value = 1 if values.get("multi_query") else size(values, "num_key_value_heads", otherwise=heads)
+        if heads % key_value:
+            raise ModelError(
+                f"config.json has {heads} heads of queries for {key_value} of keys and values, which do not go together.",
+                next_step="Check num_attention_heads and num_key_value_heads.",
+            )
         window, sliding = _sliding(values, layers)
-        length = _optional(values, "max_position_embeddings", "n_positions")
+        length = optional_size(values, "max_position_embeddings", "n_positions")
         gpt2 = values.get("model_type") == "gpt2"
         return cls(
             model_type=str(values.get("model_type", "unknown")),
             layers=layers,
             hidden_size=hidden,
-            intermediate_size=_size(
+            intermediate_size=size(
                 values, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", otherwise=4 * hidden
             ),
             heads=heads,
-            key_value_heads=1 if values.get("multi_query") else _size(values, "num_key_value_heads", otherwise=heads),
-            head_size=_size(values, "head_dim", otherwise=max(1, hidden // heads)),
-            vocabulary=_size(values, "vocab_size"),
+            key_value_heads=key_value,
+            head_size=size(values, "head_dim", otherwise=max(1, hidden // heads)),
+            vocabulary=size(values, "vocab_size"),
             # Families that tie leave the key out; the two that do not (Llama, Mistral) default to False.
-            tied_embeddings=bool(values.get("tie_word_embeddings", traits.tied_by_default)),
-            experts=_experts(values),
+            tied_embeddings=flag(values, "tie_word_embeddings", otherwise=traits.tied_by_default),
+            experts=_experts(values, layers),
             latent=_latent(values),
             sliding_window=window,
             sliding_layers=sliding,
             max_length=length,
             position_parameters=(length or 0) * hidden if gpt2 else 0,
             activation=_activation(values),
-            residual_dropout=any(float(values.get(name) or 0) > 0 for name in _RESIDUAL_DROPOUTS) or gpt2,
+            residual_dropout=any(share(values, name) > 0 for name in _RESIDUAL_DROPOUTS) or gpt2,
             traits=traits,
         )
 
@@ -240,51 +248,46 @@ def _latent(values: Mapping[str, Any]) -> LatentAttention | None:
     if values.get("kv_lora_rank") is None:
         return None
     return LatentAttention(
-        query_rank=_optional(values, "q_lora_rank"),
-        key_value_rank=_size(values, "kv_lora_rank"),
-        rope_size=_size(values, "qk_rope_head_dim"),
-        nope_size=_size(values, "qk_nope_head_dim"),
-        value_size=_size(values, "v_head_dim"),
+        query_rank=optional_size(values, "q_lora_rank"),
+        key_value_rank=size(values, "kv_lora_rank"),
+        rope_size=size(values, "qk_rope_head_dim"),
+        nope_size=size(values, "qk_nope_head_dim"),
+        value_size=size(values, "v_head_dim"),
     )
 
 
-def _experts(values: Mapping[str, Any]) -> Experts | None:
-    count = _optional(values, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+def _experts(values: Mapping[str, Any], layers: int) -> Experts | None:
+    count = optional_size(values, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     if count is None or count < 2:
         return None
-    size = _size(values, "moe_intermediate_size", "intermediate_size")
-    shared = _optional(values, "shared_expert_intermediate_size") or size * (_optional(values, "n_shared_experts") or 0)
-    dense = _optional(values, "first_k_dense_replace") or len(values.get("mlp_only_layers") or ())
-    per_token = _optional(values, "num_experts_per_tok", "moe_topk", "moe_k") or 1
-    return Experts(count, per_token, size, shared, dense, bias=values.get("model_type") == "gpt_oss")
+    width = size(values, "moe_intermediate_size", "intermediate_size")
+    shared = optional_size(values, "shared_expert_intermediate_size") or width * (
+        optional_size(values, "n_shared_experts") or 0
+    )
+    per_token = min(count, optional_size(values, "num_experts_per_tok", "moe_topk", "moe_k") or 1)
+    bias = values.get("model_type") == "gpt_oss"
+    return Experts(count, per_token, width, shared, _dense_blocks(values, layers), bias=bias)
+
+
+def _dense_blocks(values: Mapping[str, Any], layers: int) -> int:
+    """Blocks with a plain MLP: the first ones, those that are listed, or all but every n-th."""
+    step = optional_size(values, "decoder_sparse_step") or 1
+    listed = {index for index in entries(values, "mlp_only_layers") if isinstance(index, int) and 0 <= index < layers}
+    first = optional_size(values, "first_k_dense_replace") or 0
+    return sum(index < first or index in listed or (index + 1) % step != 0 for index in range(layers))
 
 
 def _sliding(values: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
     """The window, and how many blocks look no further than it."""
-    window = _optional(values, "sliding_window")
+    window = optional_size(values, "sliding_window")
     if window is None or values.get("use_sliding_window") is False:
         return None, 0
-    kinds = values.get("layer_types")
+    kinds = entries(values, "layer_types")
     if kinds:
         return window, sum("sliding" in str(kind) for kind in kinds)
-    pattern = _optional(values, "sliding_window_pattern") or _PATTERNS.get(str(values.get("model_type")), 0)
+    pattern = optional_size(values, "sliding_window_pattern") or _PATTERNS.get(str(values.get("model_type")), 0)
     return window, layers - layers // pattern if pattern else layers
 
 
 # Every n-th block of these sees everything, where config.json does not say so.
 _PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2, "olmo3": 4}
-
-
-def _optional(values: Mapping[str, Any], *names: str) -> int | None:
-    found = next((values[name] for name in names if values.get(name) is not None), None)
-    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
-
-
-def _size(values: Mapping[str, Any], *names: str, otherwise: int | None = None) -> int:
-    found = next((values[name] for name in names if values.get(name) is not None), otherwise)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise ModelError(
-            f"config.json has no usable {' or '.join(names)} (is {found!r}); a positive whole number is needed.",
-            next_step="Check that this is the config.json of a causal language model.",
-        )
-    return found

@@ -199,14 +199,18 @@ def planned_steps(case: Case, epochs: float) -> int:
     """Optimiser steps of so many epochs, or those that were asked for."""
     size, accumulation = first_batches(case)
     asked = case.asked.get("training.max_steps")
-    return int(asked) if asked else steps_for(training_items(case), epochs=epochs, rows_per_step=size * accumulation)
+    length = case.asked.get("training.max_length_tokens") or next(_length(case)).value
+    assert isinstance(length, int)
+    items = training_items(case, length)
+    return int(asked) if asked else steps_for(items, epochs=epochs, rows_per_step=size * accumulation)
 
 
-def training_items(case: Case) -> int:
+def training_items(case: Case, length: int) -> int:
     """Rows that are learnt from, all but those that are held out; bins where rows are packed into them."""
     rows = case.lengths.rows * (1 - float(case.setting("data.evaluation_fraction")))
     if case.setting("training.packing") == "bins":
-        rows *= case.lengths.mean / case.asked.get("training.max_length_tokens", _BIN_TOKENS)
+        # A bin holds whole rows, so it is never fuller than its rows allow.
+        rows /= max(1.0, length // max(1.0, min(case.lengths.mean, length)))
     return max(1, round(rows))
 
 

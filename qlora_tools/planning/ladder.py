@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..config import RunConfig
+from ..config.library_arguments import resolve_compute_dtype
 from ..errors import ConfigError
 from ..memory import MemoryEstimate, estimate_training
 from .goals import Case
@@ -126,8 +127,7 @@ class Bench:
 
 def estimate_case(case: Case, config: RunConfig) -> MemoryEstimate:
     """Expected memory of `config` on the shape and machine of `case`."""
-    dtype = config.quantization.compute_dtype
-    assert dtype != "auto"
+    dtype = resolve_compute_dtype(config.quantization.compute_dtype, case.hardware)
     return estimate_training(config, case.shape, compute_dtype=dtype, hardware=case.hardware)
 
 
@@ -140,9 +140,11 @@ def climb(bench: Bench) -> tuple[Levels, bool]:
         if kind.asked:
             continue
         for level in range(1, len(kind.levels) + 1):
-            levels = _with(levels, index, level)
-            if bench.fits(levels):
-                return _taken_back(levels, index, bench.fits), True
+            trial = _with(levels, index, level)
+            if bench.fits(trial):
+                return _taken_back(trial, index, bench.fits), True
+            # Smaller micro-batches can take more: with accumulation all gradients are held at once.
+            levels = trial if bench.needed(trial) <= bench.needed(levels) else levels
     needed = bench.needed(levels)
     return _taken_back(levels, len(levels), lambda trial: bench.needed(trial) <= needed), False
 

@@ -123,7 +123,7 @@ def _memory_reasons(case: Case, bench: Bench, levels: Levels) -> dict[str, tuple
     settings = bench.settings(levels)
     size, accumulation = (settings[f"training.{name}"] for name in ("micro_batch_size", "gradient_accumulation_steps"))
     needed, free = bench.needed(levels) / _GIB, case.hardware.free_memory_bytes / _GIB
-    most = "the most rows at once that are sure to fit" if needed <= free else "the fewest rows at once"
+    most = "the largest divisor of a step's rows that is sure to fit" if needed <= free else "the fewest rows at once"
     reasons = {
         "training.micro_batch_size": (f"{most}: {needed:.1f} of {free:.1f} GiB free are needed", GRID),
         "training.gradient_accumulation_steps": (f"{size} x {accumulation} = {size * accumulation} rows a step", GRID),
@@ -147,6 +147,9 @@ def _notes(case: Case, bench: Bench, levels: Levels) -> Iterator[str]:
     config = bench.config(levels)
     limit, longest = config.training.max_length_tokens, case.shape.max_length
     yield f"Row lengths were {case.lengths.note}."
+    per_step = config.training.micro_batch_size * config.training.gradient_accumulation_steps
+    if per_step != case.request.rows_per_step:
+        yield f"What was asked for makes {per_step} rows a step instead of {case.request.rows_per_step}."
     over = case.lengths.rows_over(limit)
     if over and config.data.long_rows == "cut":
         yield f"{over:,} rows are longer than {limit:,} tokens and lose their end; data.long_rows=drop leaves them out."

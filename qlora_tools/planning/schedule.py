@@ -29,7 +29,7 @@ def schedule(case: Case, config: RunConfig, card: Card | None, *, paging: float 
     """Steps and time of `config`; `paging` is the time that a row waits for the optimiser's state."""
     training = config.training
     per_step = training.micro_batch_size * training.gradient_accumulation_steps
-    items = training_items(case)
+    items = training_items(case, training.max_length_tokens)
     steps = training.max_steps or steps_for(items, epochs=training.epochs, rows_per_step=per_step)
     row = _tokens_of_a_row(case, config)
     tokens = round(steps * per_step * row)
@@ -58,5 +58,5 @@ def paging_seconds(config: RunConfig, estimate: MemoryEstimate) -> float:
 def _tokens_of_a_row(case: Case, config: RunConfig) -> float:
     limit = config.training.max_length_tokens
     if config.training.packing == "bins":
-        return min(float(limit), case.lengths.mean * case.lengths.rows / training_items(case))
+        return min(float(limit), case.lengths.mean * case.lengths.rows / training_items(case, limit))
     return case.lengths.padded(1, limit)

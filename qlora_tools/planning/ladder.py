@@ -146,7 +146,11 @@ def climb(bench: Bench) -> tuple[Levels, bool]:
             # Smaller micro-batches can take more: with accumulation all gradients are held at once.
             levels = trial if bench.needed(trial) <= bench.needed(levels) else levels
     needed = bench.needed(levels)
-    return _taken_back(levels, len(levels), lambda trial: bench.needed(trial) <= needed), False
+    # Taking back what saves nothing can save something: the rungs do not simply add up.
+    levels = _taken_back(levels, len(levels), lambda trial: bench.needed(trial) <= needed)
+    if bench.fits(levels):
+        levels = _taken_back(levels, len(levels), bench.fits)
+    return levels, bench.fits(levels)
 
 
 def _taken_back(levels: Levels, last: int, good: Callable[[Levels], bool]) -> Levels:

@@ -140,6 +140,13 @@ def test_the_light_install_works_without_torch_in_a_clean_environment(wheel: Pat
 
     assert json.loads(clean("-m", "qlora_tools", "config", "schema", "--json").stdout)["title"] == "RunConfig"
     assert "# Memory" in clean("-m", "qlora_tools", "guide", "memory").stdout
+    estimated = clean("-m", "qlora_tools", "estimate", "--model", "qwen3-8b", "--gpu", "4090", "--json")
+    assert json.loads(estimated.stdout)["fits"] is True
+    (tmp_path / "rows.jsonl").write_text('{"text": "a row"}\n' * 50)
+    job = ("--model", "qwen3-8b", "--data", "rows.jsonl", "--gpu", "4090", "--json")
+    assert json.loads(clean("-m", "qlora_tools", "plan", *job).stdout)["fits"] is True
+    probed = clean("-m", "qlora_tools", "estimate", "--model", "gpt2", "--probe", "--json")
+    assert (probed.returncode, "train" in json.loads(probed.stdout)["next_step"]) == (4, True)
     (tmp_path / "run.yaml").write_text("model: {name: ./m}\ndata: {path: r.jsonl}\noutput: {directory: out}\n")
     refused = clean("-m", "qlora_tools", "train", "run.yaml", "--json")
     assert refused.returncode == 4

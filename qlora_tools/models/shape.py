@@ -81,7 +81,8 @@ class ModelShape:
             layers_of(values, "num_hidden_layers", "n_layer", "n_layers"),
             traits_of(str(values.get("model_type"))),
         )
-        key_value = 1 if values.get("multi_query") else size(values, "num_key_value_heads", otherwise=heads)
+        single = values.get("multi_query") and not values.get("new_decoder_architecture")
+        key_value = 1 if single else size(values, "num_key_value_heads", "num_kv_heads", otherwise=heads)
         if heads % key_value:
             raise ModelError(
                 f"config.json has {heads} heads of queries for {key_value} of keys and values, which do not go together.",

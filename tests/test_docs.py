@@ -324,3 +324,10 @@ def test_the_measured_figures_in_the_readme_are_those_of_the_committed_files() -
     assert stock["tests"]["counts"]["failed"] == 0
     for row in stock["llama_1b_shape"]:
         assert f"{row['tokens_per_second_median']:,} | {row['peak_allocated_gib']:.2f} GiB" in readme
+    accuracy = json.loads((ROOT / "benchmarks" / "results" / "memory_accuracy.json").read_text(encoding="utf-8"))
+    every, blind = accuracy["all"], accuracy["blind"]
+    shown = [every["median_error"], every["worst_error"], every["worst_error_int8_and_experts"], blind["worst_error"]]
+    said = " ".join(readme.split())
+    assert f"{every['rows']} training runs" in said
+    assert f"{blind['rows']} blind ones" in said
+    assert all(f"{100 * error:.2f} %" in said for error in shown)

@@ -6,11 +6,15 @@ import pytest
 
 from qlora_tools.config import LoraConfig, RunConfig, parse_config
 from qlora_tools.memory import MemoryEstimate, estimate_training
-from qlora_tools.memory.weights import adapter_parameters
+from qlora_tools.memory.weights import adapter_tensors
 from qlora_tools.models import ModelShape
 
 GIB = 2**30
 LLAMA_8B = ModelShape("llama", 32, 4096, 14336, 32, 8, 128, 128256, tied_embeddings=False)
+
+
+def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
+    return sum(sum(block) for block in adapter_tensors(shape, lora))
 
 
 def config_of(**parts: dict[str, Any]) -> RunConfig:

@@ -134,11 +134,6 @@ def adapter_tensors(shape: ModelShape, lora: LoraConfig) -> list[list[int]]:
     ]
 
 
-def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
-    """Trainable parameters of the adapter: rank x (inputs + outputs) for every targeted linear layer."""
-    return sum(sum(_adapters(shape, lora, sparse=sparse)) for sparse, _ in _blocks(shape))
-
-
 def _adapters(shape: ModelShape, lora: LoraConfig, *, sparse: bool) -> list[int]:
     linears, names = shape.linear_shapes(sparse=sparse), target_names(lora, shape, sparse=sparse)
     plain = [

@@ -231,8 +231,8 @@ def _training_set(config: Any, rows: Any) -> Any:
     """The rows in file order: mixed lengths must stay side by side in one micro-batch."""
     from datasets import Dataset
 
+    from qlora_tools.data.collate import PaddedCollator
     from qlora_tools.engine.batches import TrainingSet
-    from qlora_tools.engine.collate import PaddedCollator
 
     items = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows.rows]
     return TrainingSet(Dataset.from_list(items), PaddedCollator(0), STEPS, "off", len(items))

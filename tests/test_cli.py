@@ -193,50 +193,56 @@ def test_a_bad_model_is_code_2_in_words_and_nothing_is_written(
     shutil.copytree(tiny_model("llama"), tmp_path / "model")
     spoil(tmp_path / "model")
     raw = config_for(tmp_path / "model", chat_rows)
-    assert_refused(raw, said, capsys, run_file)
+    assert_refused(raw, (said, 2), capsys, run_file)
 
 
-BAD_DATA: dict[str, tuple[str, bytes | None, str]] = {
-    "missing": ("rows.jsonl", None, "There is no dataset"),
-    "empty": ("rows.jsonl", b"", "is empty"),
-    "only blank lines": ("rows.jsonl", b"\n\n", "no rows|cannot be read"),
-    "no usable columns": ("rows.jsonl", b'{"a": 1}\n', "No known format fits the columns a"),
-    "not UTF-8": ("rows.jsonl", '{"text": "ok"}\n{"text": "caf\xe9"}\n'.encode("latin-1"), "line 2 is not UTF-8"),
-    "not JSON": ("rows.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-    "a list instead of rows": ("rows.jsonl", b"[1, 2]\n", "line 1 is not a JSON object"),
+# Code 2: nothing can be read; 3: it can, and the check of the data refuses it.
+BAD_DATA: dict[str, tuple[str, bytes | None, str, int]] = {
+    "missing": ("rows.jsonl", None, "There is no dataset", 2),
+    "empty": ("rows.jsonl", b"", "is empty", 2),
+    "only blank lines": ("rows.jsonl", b"\n\n", "no rows|cannot be read", 2),
+    "no usable columns": ("rows.jsonl", b'{"a": 1}\n', "No known format fits the columns: a", 2),
+    "not UTF-8": ("rows.jsonl", '{"text": "ok"}\n{"text": "caf\xe9"}\n'.encode("latin-1"), "line 2 is not UTF-8", 3),
+    "not JSON": ("rows.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON", 3),
+    "a list instead of rows": ("rows.jsonl", b"[1, 2]\n", "line 1 is not a JSON object", 2),
     "changing types": (
         "rows.jsonl",
-        b'{"text": "a"}\n{"text": {"b": 1}}\n',
-        "row 2: text is an object, not text",
+        b'{"text": "a"}\n' * 9 + b'{"text": {"b": 1}}\n',
+        r"text is an object, not text \(rows 10\)",
+        3,
     ),
-    "numbers as text": ("rows.jsonl", b'{"text": 3}\n', "row 1: text is a number, not text"),
-    "empty answers": ("rows.jsonl", b'{"prompt": "a", "completion": ""}\n', "row 1: completion is empty"),
-    "unknown role": ("rows.jsonl", b'{"messages": [{"role": "bot", "content": "a"}]}\n', "turn 1 has role 'bot'"),
-    "unknown ending": ("rows.xyz", b"a", "ends in .xyz"),
-    "a pickle": ("rows.pkl", b"\x80\x04.", "ends in .pkl"),
-    "broken parquet": ("rows.parquet", b"PAR1 this is not parquet", "cannot be read"),
-    "a script": ("rows.py", b"raise SystemExit", "ends in .py"),
+    "numbers as text": ("rows.jsonl", b'{"text": 3}\n', "text \\(a number", 2),
+    "empty answers": ("rows.jsonl", b'{"prompt": "a", "completion": ""}\n', "completion \\(empty", 2),
+    "unknown role": (
+        "rows.jsonl",
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "narrator", "content": "a"}]}\n',
+        "turn 2 has role 'narrator'",
+        2,
+    ),
+    "unknown ending": ("rows.xyz", b"a", "ends in .xyz", 2),
+    "a pickle": ("rows.pkl", b"\x80\x04.", "can run code when it is read, and is not opened", 2),
+    "broken parquet": ("rows.parquet", b"PAR1 this is not parquet", "cannot be read", 2),
+    "a script": ("rows.py", b"raise SystemExit", "a program, and is not run", 2),
 }
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_data_is_code_2_in_words_and_nothing_is_written(
+def test_bad_data_is_refused_in_words_and_nothing_is_written(
     case: str, capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
 ) -> None:
-    name, content, said = BAD_DATA[case]
+    name, content, said, code = BAD_DATA[case]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert_refused(config_for(tiny_model("llama"), tmp_path / name), said, capsys, run_file)
+    assert_refused(config_for(tiny_model("llama"), tmp_path / name), (said, code), capsys, run_file)
 
 
-def test_a_system_turn_that_the_template_refuses_names_the_row(
+def test_turns_that_the_template_refuses_are_named_by_their_row(
     capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
 ) -> None:
-    turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant")]
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "system", "user", "assistant")]
     data = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}])
-    assert_refused(
-        config_for(tiny_model("gemma2"), data), "Row 1: the model's chat template refuses it", capsys, run_file
-    )
+    said = r"chat template refuses it: Only user and assistant roles are supported \(rows 1\)"
+    assert_refused(config_for(tiny_model("mistral"), data), (said, 3), capsys, run_file)
 
 
 def test_a_file_as_output_is_refused(
@@ -249,10 +255,13 @@ def test_a_file_as_output_is_refused(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def assert_refused(raw: dict[str, Any], said: str, capsys: Output, run_file: Callable[..., str]) -> None:
+def assert_refused(
+    raw: dict[str, Any], refusal: tuple[str, int], capsys: Output, run_file: Callable[..., str]
+) -> None:
     import re
 
-    assert run(["train", run_file(raw), "--json"]) == 2
+    said, code = refusal
+    assert run(["train", run_file(raw), "--json"]) == code
     error = document(capsys)
     assert re.search(said, error["message"]), error["message"]
     assert error["next_step"]

@@ -342,6 +342,11 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"data": {"evaluation_path": "held.jsonl"}},
     ),
     (
+        "data.evaluation_split",
+        {"data": {"evaluation_split": "train"}},
+        {"data": {"evaluation_split": "validation"}},
+    ),
+    (
         "training.evaluation_every_steps",
         {"training": {"evaluation_every_steps": 5}},
         {"training": {"evaluation_every_steps": 5}, "data": {"evaluation_fraction": 0.1}},

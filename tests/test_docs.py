@@ -19,7 +19,7 @@ from qlora_tools import results
 from qlora_tools.cli.main import qlora
 from qlora_tools.config import RunConfig, load_config, parse_config
 from qlora_tools.config.files import parse_config_text
-from qlora_tools.data.formats import detect_format, to_example
+from qlora_tools.data.formats.detect import detect_mapping, to_example
 from qlora_tools.models.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parent.parent
@@ -209,9 +209,10 @@ def test_the_example_config_is_valid_and_its_rows_fit_a_known_format() -> None:
     assert config.model.name in CATALOGUE
     rows = [json.loads(line) for line in (ROOT / config.data.path).read_text(encoding="utf-8").splitlines()]
     assert len(rows) >= 10
-    assert detect_format(list(rows[0]), rows[0]) == "messages"
+    mapping = detect_mapping(rows)
+    assert mapping.format == "messages"
     for row in rows:
-        to_example(row, "messages")
+        to_example(row, mapping)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -220,7 +221,7 @@ def test_the_snippets_of_a_document_are_valid(name: str) -> None:
         assert json.loads(block)
     for line in "".join(snippets(name, "jsonl")).splitlines():
         row = json.loads(line)
-        to_example(row, detect_format(list(row), row))
+        to_example(row, detect_mapping([row]))
     for block in snippets(name, "yaml"):
         parse_config(parse_config_text(block, source=name))
 
@@ -252,12 +253,12 @@ def test_the_result_fields_in_the_readme_exist() -> None:
 
 
 def test_the_formats_and_files_in_the_readme_are_those_that_are_read() -> None:
-    from qlora_tools.data.formats import FORMATS
-    from qlora_tools.data.reading import _READERS
+    from qlora_tools.data.formats.detect import FORMATS
+    from qlora_tools.data.reading.sources import COMPRESSION_SUFFIXES, DATA_SUFFIXES
 
     table = text_of("README.md").partition("## Data formats")[2].partition("## The config")[0]
     assert tuple(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == FORMATS
-    assert set(re.findall(r"`(\.\w+)`", table)) == _READERS.keys()
+    assert set(re.findall(r"`(\.\w+)`", table)) == {*DATA_SUFFIXES, *COMPRESSION_SUFFIXES}
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])

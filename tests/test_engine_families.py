@@ -55,7 +55,7 @@ def test_rows_joined_without_padding_give_the_losses_of_padded_rows(
 def test_only_answers_and_their_end_of_turn_are_learnt(family: str, tiny_model: Models) -> None:
     from transformers import AutoTokenizer
 
-    from qlora_tools.data.formats import Conversation, Message
+    from qlora_tools.data.examples import Conversation, Message
     from qlora_tools.data.rendering import Renderer
     from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
 
@@ -72,22 +72,24 @@ def test_only_answers_and_their_end_of_turn_are_learnt(family: str, tiny_model: 
     end, thought = FAMILIES[family].end_of_turn, "<think>\n\n</think>\n\n" if family == "qwen3" else ""
     space = " " if family == "mistral" else ""
     assert learnt("completions") == f"{space}{thought}two it is{end}"
-    if family == "qwen3":
-        return  # its template rewrites the first answer when another follows; the next test says what happens then
-    assert learnt("assistant") == f"{space}one it is{end}{space}two it is{end}"
+    assert learnt("assistant") == f"{space}one it is{end}{space}{thought}two it is{end}"
 
 
-def test_a_template_that_rewrites_earlier_answers_is_refused_for_assistant_loss_with_the_row(
+def test_a_template_that_rewrites_earlier_answers_trains_on_what_stands_in_the_text(
     tiny_model: Models, tmp_path: Path, config_for: Raw
 ) -> None:
-    from qlora_tools.errors import DataError
-
     from .conftest import write_rows
 
-    turns = [{"role": role, "content": "one"} for role in ("user", "assistant", "user", "assistant")]
-    data = write_rows(tmp_path / "multi.jsonl", [{"messages": turns}])
-    with pytest.raises(DataError, match="Row 1: the chat template rewrites earlier turns"):
-        train(config_for(tiny_model("qwen3"), data, data={"loss_on": "assistant"}))
+    said = ("say {}", "{} it is", "say it again: {}", "{} it is again")
+    rows = [
+        [{"role": ("user", "assistant")[i % 2], "content": text.format(n)} for i, text in enumerate(said)]
+        for n in ("one", "two", "three", "four")
+    ]
+    data = write_rows(tmp_path / "multi.jsonl", [{"messages": turns} for turns in rows])
+    training = {"max_steps": 8, "max_length_tokens": 256, "learning_rate": 5e-3}
+    result = train(config_for(tiny_model("qwen3"), data, data={"loss_on": "assistant"}, training=training))
+    assert (result.training_rows.read, result.training_rows.used) == (4, 4)
+    assert result.losses[-1] < result.losses[0]
 
 
 def test_masks_are_right_for_tokenizers_that_mark_words_by_a_leading_space_sign() -> None:
@@ -95,7 +97,7 @@ def test_masks_are_right_for_tokenizers_that_mark_words_by_a_leading_space_sign(
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from qlora_tools.data.formats import to_example
+    from qlora_tools.data.examples import Conversation, Message
     from qlora_tools.data.rendering import Renderer
     from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
 
@@ -109,7 +111,8 @@ def test_masks_are_right_for_tokenizers_that_mark_words_by_a_leading_space_sign(
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     tokenizer.chat_template = FAMILIES["mistral"].template
-    example = to_example({"question": "say one", "answer": "one it is"}, "question_answer")
+    turns = (Message(role="user", content="say one"), Message(role="assistant", content="one it is"))
+    example = Conversation(turns)
     renderer = Renderer.for_examples(tokenizer, [example])
     row = tokenize_examples([example], renderer, loss_on="completions", limit=LengthLimit(99, "cut")).rows[0]
     learnt = [label for label in row.labels if label != IGNORED]

@@ -190,9 +190,9 @@ def test_bins_hold_whole_rows_and_keep_them_apart(llama: Path, chat_rows: Path, 
 def test_long_rows_are_cut_or_dropped_and_counted(llama: Path, tmp_path: Path, config_for: Raw) -> None:
     rows = [{"prompt": "say " * size, "completion": "number one"} for size in (1, 2, 60, 70)]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    cut = train(config_for(llama, data, data={"loss_on": "all"}))
-    dropped = train(config_for(llama, data, data={"long_rows": "drop"}))
-    cut_away = train(config_for(llama, data))
+    cut = train(config_for(llama, data, data={"loss_on": "all", "check": "warn"}))
+    dropped = train(config_for(llama, data, data={"long_rows": "drop", "check": "warn"}))
+    cut_away = train(config_for(llama, data, data={"check": "warn"}))
     assert (cut.training_rows.used, cut.training_rows.cut, cut.training_rows.dropped_long) == (4, 2, 0)
     assert (dropped.training_rows.used, dropped.training_rows.cut, dropped.training_rows.dropped_long) == (2, 0, 2)
     # Cut before their answer begins, two rows have nothing left to learn: counted, not silent.
@@ -322,7 +322,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_no_half_adapter(
     with pytest.raises(DiskSpaceError, match="is full"):
         train(raw)
     output = Path(raw["output"]["directory"])
-    assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "metrics.jsonl"]
+    assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "data_report.json", "metrics.jsonl"]
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_the_run(llama: Path, chat_rows: Path, config_for: Raw) -> None:
@@ -342,17 +342,17 @@ def test_tensorboard_gets_the_losses(
 def test_a_base_without_a_template_learns_instruction_form_and_plain_pairs_as_written(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from qlora_tools.data.formats import to_example
+    from qlora_tools.data.formats.detect import detect_mapping, to_example
     from qlora_tools.data.rendering import Renderer
     from qlora_tools.data.rows import IGNORED, LengthLimit, tokenize_examples
 
     from .families import make_model
 
     make_model("llama", tmp_path / "base", template=False)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
 
     def learnt(row: dict[str, str], row_format: str) -> tuple[str, str]:
-        example = to_example(row, row_format)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+        example = to_example(row, detect_mapping([row], row_format=row_format))
         renderer = Renderer.for_examples(tokenizer, [example])
         tokens = tokenize_examples([example], renderer, loss_on="completions", limit=LengthLimit(99, "cut"))
         row_tokens = tokens.rows[0]
@@ -375,41 +375,48 @@ def test_rows_that_end_with_a_question_are_counted_and_a_file_of_them_is_refused
 ) -> None:
     asked = {"messages": [{"role": "user", "content": "say one"}]}
     answered = {"messages": [*asked["messages"], {"role": "assistant", "content": "one"}]}
-    result = train(config_for(llama, write_rows(tmp_path / "some.jsonl", [answered, asked])))
+    some = write_rows(tmp_path / "some.jsonl", [answered, asked])
+    with pytest.raises(CheckFailed, match="nothing to learn"):
+        train(config_for(llama, some))
+    result = train(config_for(llama, some, data={"check": "warn"}))
     assert (result.training_rows.used, result.training_rows.dropped_nothing_to_learn) == (1, 1)
+    none = write_rows(tmp_path / "none.jsonl", [asked])
     with pytest.raises(DataError, match="1 have no answer"):
-        train(config_for(llama, write_rows(tmp_path / "none.jsonl", [asked])))
+        train(config_for(llama, none, data={"check": "warn"}))
 
 
 def test_a_path_with_brackets_means_that_file_and_values_stay_what_was_written(tmp_path: Path) -> None:
-    from qlora_tools.data.formats import to_example
-    from qlora_tools.data.reading import read_examples
+    from qlora_tools.config import DataConfig
+    from qlora_tools.data.dataset import read_dataset
+    from qlora_tools.data.formats.detect import detect_mapping, to_example
 
     write_rows(tmp_path / "rows1.jsonl", [{"prompt": "wrong", "completion": "file"}])
     dated = {"prompt": "when?", "completion": "2024-01-05"}
     write_rows(tmp_path / "rows[1].jsonl", [dated])
-    assert read_examples(tmp_path / "rows[1].jsonl").examples == (to_example(dated, "prompt_completion"),)
+    read = read_dataset(DataConfig(path=str(tmp_path / "rows[1].jsonl")), 0)
+    assert read.training.examples == (to_example(dated, detect_mapping([dated])),)
     (tmp_path / "rows.csv").write_text('question,answer\n"agent, please",007\nempty?,NA\n', encoding="utf-8")
-    read = read_examples(tmp_path / "rows.csv")
-    assert read.format == "question_answer"
-    assert [example.messages[1]["content"] for example in read.examples] == ["007", "NA"]
+    read = read_dataset(DataConfig(path=str(tmp_path / "rows.csv")), 0)
+    assert [example.messages[1]["content"] for example in read.training.examples] == ["007", "NA"]
 
 
 def test_parquet_and_json_arrays_are_read(tmp_path: Path) -> None:
     from datasets import Dataset
 
-    from qlora_tools.data.reading import read_examples
+    from qlora_tools.config import DataConfig
+    from qlora_tools.data.dataset import read_dataset
 
     rows = [{"question": "one?", "answer": "1"}, {"question": "two?", "answer": "2"}]
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    assert read_examples(tmp_path / "rows.parquet") == read_examples(tmp_path / "rows.json")
+    read = [read_dataset(DataConfig(path=str(tmp_path / f"rows.{suffix}")), 0) for suffix in ("parquet", "json")]
+    assert read[0] == read[1]
 
 
 def test_plain_text_keeps_its_bos_and_is_learnt_whole_on_a_chat_model(llama: Path) -> None:
     from transformers import AutoTokenizer
 
-    from qlora_tools.data.formats import PlainText
+    from qlora_tools.data.examples import PlainText
     from qlora_tools.data.rendering import Renderer
     from qlora_tools.data.rows import LengthLimit, tokenize_examples
 
@@ -424,7 +431,7 @@ def test_plain_text_keeps_its_bos_and_is_learnt_whole_on_a_chat_model(llama: Pat
 def test_turns_that_would_be_left_out_of_the_text_are_refused(llama: Path, tmp_path: Path, config_for: Raw) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
     data = write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": "a"}, call]}])
-    with pytest.raises(DataError, match="turn 2 has tool_calls"):
+    with pytest.raises(CheckFailed, match="the model's chat template leaves out tool calls"):
         train(config_for(llama, data))
 
 

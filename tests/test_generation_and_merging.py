@@ -196,3 +196,36 @@ def test_a_base_whose_generation_config_names_a_temperature_can_be_merged(
     merge(tmp_path / "run", tmp_path / "merged", prompts=["say one"])
     written = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert (written["temperature"], written["top_p"], written["do_sample"]) == (0.6, 0.9, True)
+
+
+def test_the_form_that_a_base_without_a_template_learns_goes_with_its_adapter_and_its_merged_model(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoTokenizer
+
+    from qlora_tools import generate, merge, train
+
+    from .families import make_model
+
+    make_model("llama", tmp_path / "base", template=False)
+    rows = [{"instruction": f"say {word}", "output": f"{word} it is"} for word in ("one", "two", "three")]
+    raw = {
+        "model": {"name": str(tmp_path / "base")},
+        "data": {"path": str(write_rows(tmp_path / "rows.jsonl", rows))},
+        "output": {"directory": str(tmp_path / "run")},
+        "training": {"max_steps": 1, "max_length_tokens": 64, "smoke_generation": False},
+    }
+    result = train(parse_config(raw))
+    merge(tmp_path / "run", tmp_path / "merged", check=False)
+    asked = "<|begin|>" if AutoTokenizer.from_pretrained(tmp_path / "base")("a")["input_ids"][0] == 0 else ""
+    for directory in (result.adapter_directory, tmp_path / "merged"):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        turns = [{"role": "user", "content": "say one"}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert prompt == f"{asked}### Instruction:\nsay one\n\n### Response:\n"
+    assert generate(tmp_path / "run", ["say one"], max_new_tokens=2).answers[0].adapter is not None
+    # Another template beside the adapter is another way of asking: refused.
+    template = Path(result.adapter_directory) / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(ModelError, match="not the one that the adapter was trained with"):
+        generate(tmp_path / "run", ["say one"], max_new_tokens=2)

@@ -38,7 +38,7 @@ from qlora_tools.planning import (
     plan_run,
 )
 from qlora_tools.planning.families import larger_model
-from qlora_tools.planning.lengths import read_lengths
+from qlora_tools.data.lengths import read_lengths
 from qlora_tools.planning.speed import SCALED, Card, Work, micro_batch_seconds
 
 from .conftest import write_rows

@@ -4,23 +4,28 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from io import TextIOWrapper
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..errors import QloraError
 from ..events import Listener, RunEvent
 from ..requirements import require_training_libraries
+from ..untrusted import visible_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,13 +38,19 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    """The console for tables; markup in users' values is never interpreted."""
+    """The console for tables; markup in users' values is never interpreted.
+
+    A letter that the encoding of stdout lacks becomes a question mark.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False, markup=False)
 
 
 def print_json(document: Any) -> None:
     """The one document of a `--json` command."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    in_ascii = "utf" not in (sys.stdout.encoding or "utf-8").lower()
+    click.echo(json.dumps(document, indent=2, ensure_ascii=in_ascii, allow_nan=False))
 
 
 def show_error(error: QloraError, *, as_json: bool) -> None:
@@ -61,15 +72,38 @@ def working(purpose: str) -> Iterator[Listener]:
     """
     require_training_libraries(purpose)
     _quiet_libraries()
+    with watching() as listener:
+        yield listener
+
+
+@contextmanager
+def watching() -> Iterator[Listener]:
+    """As `working`, for work that the light install can do."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _AmountColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as progress, redirect_stdout(sys.stderr):
         yield _ProgressListener(progress)
+
+
+class _AmountColumn(ProgressColumn):
+    """Done and total as `120/4,000`, of bytes as `1.2/5.0 GiB`; done alone where nobody knows the total."""
+
+    def render(self, task: Task) -> Text:
+        """What stands beside the bar of `task`."""
+        unit, size = _byte_unit(task.total or task.completed) if task.fields.get("bytes") else ("", 1)
+        amounts = [task.completed] if task.total is None else [task.completed, task.total]
+        shown = "/".join(f"{amount / size:,.1f}" if unit else f"{int(amount):,}" for amount in amounts)
+        return Text(f"{shown} {unit}".rstrip(), "progress.download")
+
+
+def _byte_unit(size: float) -> tuple[str, int]:
+    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+    return next((unit for unit in units if size >= unit[1]), ("KiB", 2**10))
 
 
 class _ProgressListener:
@@ -83,9 +117,10 @@ class _ProgressListener:
     def __call__(self, event: RunEvent) -> None:
         if event.kind in ("phase", "note"):
             self._end_bar()
-            self._progress.console.print(event.message, markup=False)
+            self._progress.console.print(Text(visible_text(event.message)))
         elif event.kind == "progress":
-            self._advance(event.message, event.values["done"], event.values["total"])
+            values = event.values
+            self._advance(event.message, values["done"], values.get("total"), in_bytes=bool(values.get("bytes")))
         else:
             self._metrics(event)
 
@@ -98,11 +133,12 @@ class _ProgressListener:
             self._last_printed = step
             self._progress.console.print(_metrics_line(event), markup=False)
 
-    def _advance(self, description: str, done: float, total: float) -> None:
+    def _advance(self, description: str, done: float, total: float | None, *, in_bytes: bool = False) -> None:
+        shown = escape(visible_text(description))
         if self._bar is None:
-            self._bar = self._progress.add_task(description, total=total)
-        self._progress.update(self._bar, description=description, completed=done, total=total)
-        if done >= total:
+            self._bar = self._progress.add_task(shown, total=total, bytes=in_bytes)
+        self._progress.update(self._bar, description=shown, completed=done, total=total)
+        if total is not None and done >= total:
             self._end_bar()
 
     def _end_bar(self) -> None:

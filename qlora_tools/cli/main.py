@@ -13,6 +13,7 @@ from .console import show_error
 
 _COMMANDS = {
     "config": ("config", "Read, check and explain run configs."),
+    "data": ("data", "Check a dataset before it costs a night."),
     "demo": ("demo", "Run the whole path on a small real model, on CPU or GPU."),
     "doctor": ("doctor", "What this machine can do, what is broken, how to mend it."),
     "estimate": ("estimate", "Peak memory of a task on a model: parts, certainty, and whether it fits a GPU."),
@@ -53,6 +54,7 @@ def qlora() -> None:
       qlora doctor                      can this machine train?
       qlora demo                        see the whole path on a small real model
       qlora guide qlora                 what QLoRA is and when to use it
+      qlora data inspect rows.jsonl     is the data ready? which of its tokens are learnt?
       qlora train run.yaml              train; `qlora config explain run.yaml` says what each value does
       qlora generate OUTPUT -p "..."    base and adapter side by side
       qlora merge OUTPUT -o DIR         one plain model directory

@@ -60,6 +60,7 @@ def _left_out(rows: RowCounts) -> str:
         (rows.cut, "cut"),
         (rows.dropped_long, "too long"),
         (rows.dropped_nothing_to_learn, "with nothing to learn"),
+        (rows.dropped_unusable, "that cannot be used"),
     )
     said = [f"{count:,} {reason}" for count, reason in reasons if count]
     return f" ({', '.join(said)})" if said else ""

@@ -4,9 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+RowsSource = Literal["auto", "local", "hub"]
 ModelSource = Literal["auto", "local", "hub", "catalogue"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
-DataFormat = Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text"]
+DataFormat = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "preference",
+    "prompt_completion",
+    "alpaca",
+    "question_answer",
+    "transcript",
+    "text",
+]
 Quantization = Literal["nf4", "fp4", "int8", "none"]
 DtypeChoice = Literal["auto", "bfloat16", "float16", "float32"]
 Optimizer = Literal[
@@ -23,3 +34,6 @@ Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup", "poly
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=200)]
 ModuleNames = Annotated[tuple[ModuleName, ...], Strict(False)]  # YAML and JSON have lists only
+NameText = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
+ColumnPath = Annotated[str, Field(min_length=1, max_length=500)]
+ColumnPaths = dict[Annotated[str, Field(pattern=r"^[a-z_]+$", max_length=50)], ColumnPath]

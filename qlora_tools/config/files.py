@@ -183,6 +183,8 @@ def _nearest_field(location: list[str]) -> str:
     near = difflib.get_close_matches(location[-1], [*by_name, *parts], n=1)
     inside = difflib.get_close_matches(".".join(location), known, n=1)
     best = by_name.get(near[0], near[0]) if near else inside[0] if inside else None
+    same_part = f"{location[0]}.{near[0]}" if near else ""
+    best = same_part if same_part in known else best
     return f"; did you mean {best}?" if best else "; `qlora config schema` lists the fields"
 
 

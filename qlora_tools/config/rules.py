@@ -59,13 +59,24 @@ def _storage_is_for_4_bit(quantization: "QuantizationConfig") -> ConfigProblem |
 
 
 def _one_source_of_evaluation(data: "DataConfig") -> ConfigProblem | None:
-    if data.evaluation_path is None or data.evaluation_fraction == 0:
+    named = [name for name in ("evaluation_path", "evaluation_split") if getattr(data, name) is not None]
+    if not named or data.evaluation_fraction == 0:
         return None
-    return ConfigProblem("data.evaluation_fraction", "is set together with data.evaluation_path; keep one of them")
+    return ConfigProblem("data.evaluation_fraction", f"is set together with data.{named[0]}; keep one of them")
+
+
+def _evaluation_is_another_split(data: "DataConfig") -> ConfigProblem | None:
+    if data.evaluation_path is not None or data.evaluation_split != data.split:
+        return None
+    return ConfigProblem(
+        "data.evaluation_split",
+        f"is {data.split}, which is trained on; name another split, or set data.evaluation_path",
+    )
 
 
 def _evaluation_has_rows(data: "DataConfig", training: "TrainingConfig") -> ConfigProblem | None:
-    if data.evaluation_path is not None or data.evaluation_fraction > 0 or training.evaluation_every_steps is None:
+    held = data.evaluation_path or data.evaluation_split or data.evaluation_fraction
+    if held or training.evaluation_every_steps is None:
         return None
     return ConfigProblem(
         "training.evaluation_every_steps", "needs held-out rows; set data.evaluation_path or data.evaluation_fraction"
@@ -91,6 +102,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("lora",), _loftq_is_without_dora),
     (("quantization",), _storage_is_for_4_bit),
     (("data",), _one_source_of_evaluation),
+    (("data",), _evaluation_is_another_split),
     (("data", "training"), _evaluation_has_rows),
     (("training",), _early_stopping_evaluates),
     (("lora",), _targets_are_named),

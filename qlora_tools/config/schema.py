@@ -6,12 +6,11 @@ The descriptions are the documentation: each says what the field does and which 
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..paths import PathText
 from .choices import (
     Attention,
-    DataFormat,
     DtypeChoice,
     ModelSource,
     ModuleNames,
@@ -20,14 +19,11 @@ from .choices import (
     Schedule,
     Tracker,
 )
+from .data_schema import DataConfig, Part
 from .rules import conflicts
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """Which base model, and how its attention is computed."""
 
     name: PathText = Field(
@@ -51,40 +47,7 @@ class ModelConfig(_Part):
     )
 
 
-class DataConfig(_Part):
-    """Which rows are learnt, and which of their tokens."""
-
-    path: PathText = Field(
-        description="Training rows: a .jsonl, .json, .csv, .tsv, .parquet or .txt file. More good rows = better."
-    )
-    format: DataFormat = Field(
-        "auto",
-        description="Row format; auto recognises it from the columns and their content. No effect on memory.",
-    )
-    evaluation_path: PathText | None = Field(
-        None,
-        description="Held-out rows for the evaluation loss. Costs time at each evaluation; shows overfitting.",
-    )
-    evaluation_fraction: float = Field(
-        0.0,
-        ge=0.0,
-        le=0.5,
-        description="Share of the training rows to hold out instead, chosen by the seed. Higher = a steadier evaluation "
-        "loss and fewer rows to learn from. 0 = none.",
-    )
-    loss_on: Literal["completions", "assistant", "all"] = Field(
-        "completions",
-        description="Tokens that are learnt: the last answer (completions), every assistant turn of a chat (assistant), "
-        "or everything, the prompt too (all). completions usually gives the best answers.",
-    )
-    long_rows: Literal["cut", "drop"] = Field(
-        "cut",
-        description="A row over training.max_length_tokens is cut at its end or dropped. cut keeps more data but loses "
-        "the end of the answer, and with it the stop token; both are counted in the result.",
-    )
-
-
-class LoraConfig(_Part):
+class LoraConfig(Part):
     """The adapter: where it sits, how large it is, how it starts."""
 
     rank: int = Field(
@@ -132,7 +95,7 @@ class LoraConfig(_Part):
     )
 
 
-class QuantizationConfig(_Part):
+class QuantizationConfig(Part):
     """How the frozen base is held in memory."""
 
     kind: Quantization = Field(
@@ -155,7 +118,7 @@ class QuantizationConfig(_Part):
     )
 
 
-class TrainingConfig(_Part):
+class TrainingConfig(Part):
     """Steps, batches and the optimiser."""
 
     engine: Literal["auto", "stock"] = Field(
@@ -264,7 +227,7 @@ class TrainingConfig(_Part):
     )
 
 
-class OutputConfig(_Part):
+class OutputConfig(Part):
     """Where the results go."""
 
     directory: PathText = Field(description="Directory for the adapter, metrics and result; made when it is not there.")
@@ -273,7 +236,7 @@ class OutputConfig(_Part):
     )
 
 
-class RunConfig(_Part):
+class RunConfig(Part):
     """One training run. `model.name`, `data.path` and `output.directory` are required; all else has a default.
 
     Raises pydantic's `ValidationError`; `parse_config` and `load_config` raise `ConfigError`, which

@@ -10,14 +10,22 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Best-fit decreasing: every row goes to the fullest bin that still takes it. No row may be longer than `capacity`.
     """
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
+    open_bins: dict[int, list[int]] = {}  # by the tokens that they have left
+    rooms: list[int] = []  # the keys of open_bins, ascending: at most `capacity` of them, however many bins there are
     for row in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = bisect_left(room, (lengths[row], -1))
-        if place == len(room):
-            bins.append([row])
-            insort(room, (capacity - lengths[row], len(bins) - 1))
+        place = bisect_left(rooms, lengths[row])
+        if place == len(rooms):
+            chosen, room = len(bins), capacity
+            bins.append([])
         else:
-            left, chosen = room.pop(place)
-            bins[chosen].append(row)
-            insort(room, (left - lengths[row], chosen))
+            room = rooms[place]
+            chosen = open_bins[room].pop()
+            if not open_bins[room]:
+                del open_bins[room], rooms[place]
+        bins[chosen].append(row)
+        left = room - lengths[row]
+        if left not in open_bins:
+            open_bins[left] = []
+            insort(rooms, left)
+        open_bins[left].append(chosen)
     return bins

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig, dump_config, parse_config
-from ..data.formats import Message
+from ..data.examples import Message
 from ..disk import disk_errors
 from ..errors import ModelError, QloraError, UsageError
 from ..evaluation import ExactMatch, exact_match

@@ -7,11 +7,11 @@ import torch
 from datasets import Dataset
 
 from ..config.schema import TrainingConfig
+from ..data.collate import FlatCollator, PaddedCollator
 from ..data.order import steps_for, training_order
 from ..data.packing import pack
 from ..data.rows import TokenRow, TokenRows
 from ..errors import ConfigError, ConfigProblem
-from .collate import FlatCollator, PaddedCollator
 
 Layout = Literal["bins", "padding_free", "off"]
 
@@ -58,7 +58,8 @@ def keeps_rows_apart(model: Any, rows: tuple[TokenRow, ...]) -> bool:
 
 def build_training_set(rows: TokenRows, training: TrainingConfig, layout: Layout, pad_token_id: int) -> TrainingSet:
     """Lay the rows out, order them and count the steps."""
-    items = _bins(rows, training.max_length_tokens) if layout == "bins" else [_item(row) for row in rows.rows]
+    epoch = rows.of_an_epoch()
+    items = _bins(epoch, training.max_length_tokens) if layout == "bins" else [_item(row) for row in epoch]
     per_step = training.micro_batch_size * training.gradient_accumulation_steps
     steps = training.max_steps or steps_for(len(items), epochs=training.epochs, rows_per_step=per_step)
     order = training_order(
@@ -80,12 +81,12 @@ def _item(row: TokenRow) -> dict[str, list[int]]:
     return {"input_ids": row.input_ids, "labels": row.labels}
 
 
-def _bins(rows: TokenRows, capacity: int) -> list[dict[str, list[int]]]:
-    lengths = [len(row.input_ids) for row in rows.rows]
+def _bins(rows: list[TokenRow], capacity: int) -> list[dict[str, list[int]]]:
+    lengths = [len(row.input_ids) for row in rows]
     return [
         {
-            "input_ids": [token for index in members for token in rows.rows[index].input_ids],
-            "labels": [label for index in members for label in rows.rows[index].labels],
+            "input_ids": [token for index in members for token in rows[index].input_ids],
+            "labels": [label for index in members for label in rows[index].labels],
             "lengths": [lengths[index] for index in members],
         }
         for members in pack(lengths, capacity)

@@ -164,4 +164,5 @@ def _row_counts(rows: TokenRows) -> RowCounts:
         cut=rows.cut,
         dropped_long=rows.dropped_long,
         dropped_nothing_to_learn=rows.dropped_nothing_to_learn,
+        dropped_unusable=len(rows.unusable),
     )

@@ -17,7 +17,8 @@ from .adapters import ADAPTER_WEIGHTS
 from .record import RECORD_FILE, AdapterRecord, write_record
 
 METRICS_FILE = "metrics.jsonl"
-_OURS = ("adapter", "config.yaml", METRICS_FILE, "result.json")
+DATA_REPORT_FILE = "data_report.json"
+_OURS = ("adapter", "config.yaml", DATA_REPORT_FILE, METRICS_FILE, "result.json")
 # Adapter, metrics and tokenizer of a small run; larger adapters are checked against their own size when saved.
 _LEAST_FREE_BYTES = 64 * 2**20
 
@@ -55,7 +56,7 @@ def prepare_output(directory: Path, *, overwrite: bool) -> None:
     """Make `directory` ready for a new run. An earlier adapter stays until the new one takes its place."""
     check_output(directory, overwrite=overwrite)
     directory.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS_FILE, "result.json"):
+    for name in (METRICS_FILE, DATA_REPORT_FILE, "result.json"):
         (directory / name).unlink(missing_ok=True)
 
 

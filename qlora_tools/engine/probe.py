@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import RunConfig
+from ..data.collate import PaddedCollator
 from ..data.rows import TokenRow, TokenRows
 from ..errors import MachineError
 from ..events import ignore
@@ -28,7 +29,6 @@ from ..models.shape import ModelShape
 from ..results import ProbePart, ProbeResult
 from .adapters import attach_adapter
 from .batches import TrainingSet
-from .collate import PaddedCollator
 from .device import detect_hardware, host_hardware, peak_memory, release_memory, reset_peak_memory
 from .fit import Fit
 from .output import METRICS_FILE

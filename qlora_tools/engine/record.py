@@ -31,7 +31,7 @@ class AdapterRecord(BaseModel):
     base_config_sha256: str | None
     quantization: QuantizationConfig
     compute_dtype: str
-    style: Literal["chat_template", "instruction", "verbatim"]
+    style: Literal["chat_template", "verbatim"]
     chat_template_sha256: str | None
     stop_token_ids: tuple[int, ...]
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,24 @@ from transformers import set_seed
 
 from ..config import RunConfig, dump_config
 from ..config.library_arguments import resolve_compute_dtype
-from ..data.formats import Example
-from ..data.order import split_for_evaluation
-from ..data.reading import read_examples
+from ..data.dataset import NumberedExamples, read_dataset
 from ..data.rendering import Renderer
 from ..data.rows import LengthLimit, TokenRows, tokenize_examples
 from ..disk import disk_errors
 from ..errors import MachineError
 from ..events import Listener, RunEvent, ignore
+from ..inspection import inspect_config, require_ready
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..paths import as_path
 from ..requirements import require_tracker
-from ..results import TrainResult
+from ..results import DatasetReport, TrainResult
 from .adapters import attach_adapter, initial_adapter
 from .batches import build_training_set, choose_layout
 from .device import detect_hardware, peak_memory, release_memory, reset_peak_memory
 from .expectation import expected_memory, remember_run
 from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer, read_config
-from .output import check_output, prepare_output, publish_adapter, require_finite
+from .output import DATA_REPORT_FILE, check_output, prepare_output, publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
 from .smoke import smoke_generation
 
@@ -39,10 +38,12 @@ def train(config: RunConfig, *, on_event: Listener = ignore) -> TrainResult:
     """Train an adapter as `config` says and write it to `output.directory`.
 
     The directory then holds `adapter/` (PEFT format, with tokenizer and `qlora_tools.json`), `config.yaml` (complete, with
-    defaults), `metrics.jsonl` (a line each logged step) and `result.json`. The adapter appears whole or not at all.
+    defaults), `data_report.json` (what the check of the data found), `metrics.jsonl` (a line each logged step) and
+    `result.json`. The adapter appears whole or not at all.
 
     Raises `UsageError` (config, data or model is wrong; nothing is written), `MachineError` (memory, disk or
-    hardware), `CheckFailed` (the loss became NaN; no adapter is written).
+    hardware), `CheckFailed` (the data is not ready and `data.check` is refuse, or the loss became NaN; no adapter is
+    written).
     """
     began = time.monotonic()
     output = as_path(config.output.directory)
@@ -110,50 +111,64 @@ def _run(
     adapted = attach_adapter(loaded.model, config.lora, resolved)
     prepare_output(fit.output, overwrite=config.output.overwrite)
     (fit.output / "config.yaml").write_text(dump_config(config, complete=True), encoding="utf-8")
+    (fit.output / DATA_REPORT_FILE).write_text(data.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     fit.on_event(RunEvent("phase", fit.summary(adapted)))
     with initial_adapter(adapted, config.lora) as initial:
         outcome = fit.run(adapted, loaded.tokenizer)
         require_finite(adapted)
         record = _record(config, resolved, data, loaded.compute_dtype)
-        publish_adapter(adapted, loaded.tokenizer, record, fit.output / "adapter", initial=initial)
+        publish_adapter(adapted, data.renderer.tokenizer, record, fit.output / "adapter", initial=initial)
     remember_run(config, fit.expected, peak_memory(fit.hardware), fit.hardware)
     return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows to train on and to hold out, how they were rendered, and a prompt to try the model on."""
+    """Rows to train on and to hold out, how they were rendered, what their check found, and a prompt to try."""
 
     renderer: Renderer
     training: TokenRows
     evaluation: TokenRows | None
+    report: DatasetReport
     sample_prompt: str
 
 
 def _prepare_data(config: RunConfig, tokenizer: Any, on_event: Listener) -> _Data:
-    data = config.data
-    examples = read_examples(as_path(data.path), data.format).examples
-    kept, held = split_for_evaluation(len(examples), data.evaluation_fraction, config.training.seed)
-    held_out = tuple(examples[i] for i in held)
-    if data.evaluation_path is not None:
-        held_out = read_examples(as_path(data.evaluation_path), data.format).examples
-    renderer = Renderer.for_examples(tokenizer, examples)
+    rows = read_dataset(config.data, config.training.seed)
+    report = _checked(config, tokenizer, on_event)
+    renderer = Renderer.for_examples(tokenizer, rows.training.examples)
 
-    def tokens(chosen: tuple[Example, ...], places: list[int]) -> TokenRows:
-        return tokenize_examples(
-            chosen,
+    def tokens(chosen: NumberedExamples, unusable: tuple[tuple[int, str], ...]) -> TokenRows:
+        found = tokenize_examples(
+            chosen.examples,
             renderer,
-            loss_on=data.loss_on,
-            limit=LengthLimit(config.training.max_length_tokens, data.long_rows),
-            row_numbers=[place + 1 for place in places],
+            loss_on=config.data.loss_on,
+            limit=LengthLimit(config.training.max_length_tokens, config.data.long_rows),
+            row_numbers=chosen.numbers,
             on_progress=lambda done, total: on_event(RunEvent("progress", "rows", {"done": done, "total": total})),
         )
+        return replace(found, read=found.read + len(unusable), unusable=(*unusable, *found.unusable))
 
-    training = tokens(tuple(examples[i] for i in kept), kept)
-    held_places = held or list(range(len(held_out)))
-    return _Data(
-        renderer, training, tokens(held_out, held_places) if held_out else None, renderer.sample_prompt(examples[0])
+    training = tokens(rows.training, rows.unusable)
+    epoch = rows.epoch([row.number for row in training.rows], config.training.seed)
+    evaluation = tokens(rows.evaluation, rows.evaluation_unusable) if rows.evaluation else None
+    first = rows.training.numbers.index(training.rows[0].number)
+    sample = renderer.sample_prompt(rows.training.examples[first])
+    return _Data(renderer, replace(training, epoch=tuple(epoch)), evaluation, report, sample)
+
+
+def _checked(config: RunConfig, tokenizer: Any, on_event: Listener) -> DatasetReport:
+    """What the check of the data found; raises `CheckFailed` where it is not ready and the config does not say go on."""
+    on_event(RunEvent("phase", "Checking the data"))
+    report = inspect_config(
+        config, tokenizer=tokenizer, on_event=lambda event: on_event(event) if event.kind == "progress" else None
     )
+    for found in report.findings:
+        if found.severity != "note":
+            on_event(RunEvent("note", f"  {found.severity}: {found.message} ({found.count:,})"))
+    if config.data.check == "refuse":
+        require_ready(report)
+    return report
 
 
 def _smoke_answer(config: RunConfig, loaded: LoadedModel, data: _Data) -> str | None:

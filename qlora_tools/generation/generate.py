@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..data.formats import Message
+from ..data.examples import Message
 from ..errors import UsageError
 from ..events import Listener, RunEvent, ignore
 from ..paths import as_path

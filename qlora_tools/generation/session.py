@@ -13,7 +13,8 @@ from transformers import set_seed
 
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
-from ..data.formats import Message, RowError
+from ..data.chat_template import install_instruction_form
+from ..data.examples import Message, RowError
 from ..data.rendering import Renderer
 from ..engine.device import detect_hardware, release_memory
 from ..engine.loading import load_model
@@ -76,8 +77,9 @@ class GenerationSession:
                 next_step="Restore the tokenizer files of the training run.",
             )
         model = _in_compute_dtype(with_adapter(loaded.model, directory))
-        style = record.style if tokenizer.chat_template or record.style != "chat_template" else "instruction"
-        return cls(model.eval(), tokenizer, Renderer(tokenizer, style), record, hardware)
+        if record.style == "chat_template" and not tokenizer.chat_template:
+            install_instruction_form(tokenizer)
+        return cls(model.eval(), tokenizer, Renderer(tokenizer, record.style), record, hardware)
 
     def answer(
         self,

@@ -14,7 +14,7 @@ import torch
 
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
-from ..data.formats import Message
+from ..data.examples import Message
 from ..engine.device import detect_hardware, host_hardware, release_memory
 from ..engine.loading import load_model
 from ..generation.session import GenerationSession, adapter_directory

@@ -1,11 +1,11 @@
 """Choosing the values of a RunConfig, each with its reason."""
 
+from ..data.lengths import RowLengths
 from .comments import commented_yaml
 from .compare import Comparison, Strategy, compare_strategies
 from .create import create_config, target_hardware
 from .ladder import Rung
 from .largest import LargeModel, LongestRow, largest_models, longest_row
-from .lengths import RowLengths
 from .plan import Plan, plan_run
 from .values import GOALS, PlannedValue, PlanRequest, planned
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config.overrides import config_with
+from ..data.lengths import RowLengths, read_lengths
 from ..models.gpus import find_gpu
 from ..models.hardware import Hardware
 from ..models.known import KnownModel, find_model
@@ -12,7 +13,6 @@ from ..models.reference import ModelReference
 from .alternatives import cards_by_memory, lossless_settings, smallest_gpu
 from .families import larger_model
 from .goals import Case, first_values, settings_of
-from .lengths import RowLengths, read_lengths
 from .plan import Plan, plan_run
 from .values import QLORA, PlanRequest, check_request
 

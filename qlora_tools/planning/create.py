@@ -6,13 +6,13 @@ from pathlib import PurePath
 from typing import Any
 
 from ..config.overrides import config_with
+from ..data.lengths import read_lengths
 from ..errors import UsageError
 from ..memory.report import hardware_for
 from ..models.gpu_here import gpu_here
 from ..models.hardware import Hardware
 from ..models.known import find_model
 from ..models.reference import ModelReference
-from .lengths import read_lengths
 from .plan import Plan, plan_run
 from .values import Goal, PlanRequest, check_request
 

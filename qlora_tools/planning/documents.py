@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..data.lengths import RowLengths
 from ..models.hardware import Hardware
 from .comments import commented_yaml
 from .compare import Comparison
 from .largest import LargeModel
-from .lengths import RowLengths
 from .plan import Plan
 
 _PERCENTILES = (50, 90, 95, 99)

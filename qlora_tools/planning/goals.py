@@ -7,10 +7,10 @@ from typing import Any
 
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import RunConfig
+from ..data.lengths import RowLengths, needed_length
 from ..data.order import steps_for
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
-from .lengths import RowLengths
 from .values import (
     ASKED,
     DATASET,
@@ -30,9 +30,6 @@ from .values import (
 _RANKS = {"style": (16, "8-16"), "instructions": (32, "32-64"), "hard": (128, "96-128")}
 _GOAL_WORDS = {"style": "style or a domain", "instructions": "following instructions", "hard": "hard tasks"}
 _BILLION = 10**9
-# The longest row is covered whole where it is at most so much longer than the 99th percentile.
-_CLOSE, _CLOSE_TOKENS = 1.25, 128
-LENGTH_STEP = 64
 _LARGEST_MICRO_BATCH = 16
 _SHORT_RUN_STEPS = 200
 _BIN_TOKENS = 2048
@@ -125,18 +122,6 @@ def _length(case: Case) -> Iterator[PlannedValue]:
     if case.setting("training.packing") == "bins":
         length = max(length, min(_BIN_TOKENS, case.shape.max_length or _BIN_TOKENS))
     yield planned("training.max_length_tokens", length, length_reason(case.lengths, length), DATASET)
-
-
-def needed_length(lengths: RowLengths, model_limit: int | None) -> int:
-    """What covers the 99th percentile, or every row where that is close; at most what the model was made for."""
-    usual, longest = rounded_up(lengths.percentile(99)), rounded_up(lengths.longest)
-    length = longest if longest <= max(_CLOSE * usual, usual + _CLOSE_TOKENS) else usual
-    return min(length, model_limit or length)
-
-
-def rounded_up(tokens: int) -> int:
-    """The next multiple of 64."""
-    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
 
 def length_reason(lengths: RowLengths, length: int) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..config import RunConfig
 from ..config.overrides import config_with, field_path
+from ..data.lengths import LENGTH_STEP
 from ..models.catalogue import CATALOGUE, CatalogueModel
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
 from .families import shape_of
-from .goals import LENGTH_STEP
 from .needs import needed_bytes
 
 # The schema's longest row, in steps.

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..config import RunConfig
+from ..data.lengths import RowLengths
 from ..memory import MemoryEstimate
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
 from .alternatives import Alternative, larger_gpu, offload, proposals, smaller_model
 from .goals import Case, first_values, length_reason, settings_of
 from .ladder import COSTLESS, Bench, Levels, Rung, climb, finished_rungs, quickened
-from .lengths import RowLengths
 from .rungs import rung_kinds
 from .schedule import Schedule, paging_seconds, schedule
 from .speed import Card

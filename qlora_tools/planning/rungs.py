@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .goals import Case, rounded_up, with_rank
+from ..data.lengths import rounded_up
+from .goals import Case, with_rank
 from .ladder import Level, RungKind
 
 _NOTHING = "none: the result stays the same"

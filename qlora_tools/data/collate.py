@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..data.rows import IGNORED
+from .rows import IGNORED
 
 Batch = dict[str, torch.Tensor]
 

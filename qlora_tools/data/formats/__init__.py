@@ -1,0 +1,1 @@
+"""Formats: recognising what rows are by their content, and bringing each to its normal form."""

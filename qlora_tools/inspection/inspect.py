@@ -1,0 +1,289 @@
+"""The public call: a dataset in, one verdict out. Reads every row once; what costs time looks at an even sample."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..config.overrides import config_with
+from ..config.schema import RunConfig
+from ..data.dataset import evaluation_source, training_sources
+from ..data.formats.detect import UnknownFormatError
+from ..data.lengths import RowLengths, tokens_by_characters
+from ..data.order import split_for_evaluation
+from ..data.tokenizers import find_tokenizer
+from ..events import Listener, RunEvent, ignore
+from ..models.reference import ModelReference
+from ..results import DatasetReport, Finding, LengthSummary, MaskedRow, PackingSummary
+from .checks import language_shares, run_content_checks
+from .findings import finding, rows_said
+from .masks import masked_rows
+from .rows import CheckedRow
+from .scan import Scan, refusals, scan, source_counts, unusable_findings
+from .summaries import length_summary, packing_summary
+from .template import prompt_form, template_findings
+from .tokens import TokenView, token_findings, tokenise_sample
+
+ROWS_CHECKED = 20_000
+_FEW_ROWS = 50
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+_NO_MODEL = "any"
+Verdict = Literal["ready", "ready with warnings", "not ready"]
+
+
+def inspect_dataset(
+    data: str,
+    model: str | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    rows: int = ROWS_CHECKED,
+    on_event: Listener = ignore,
+) -> DatasetReport:
+    """Check the rows of `data` as training with `model` would see them.
+
+    `data` is a path or a Hub id, `settings` further fields of a config (`{"data.loss_on": "assistant"}`). Every row is
+    read; checks that cost time look at `rows` of them, spread evenly. Without a model, or where its tokenizer is not on
+    this machine, tokens and masks are not checked. The length limit is the one in `settings`, or the suggested one.
+
+    Raises `DataError` (exit code 2) where nothing can be read; anything else that is wrong is in the report.
+    """
+    config = config_with(settings or {}, model=model or _NO_MODEL, data=data)
+    tokenizer, why_not = find_tokenizer(_reference(config)) if model else (None, "no model was named")
+    given = {name.rsplit(".", 1)[-1] for name in settings or {}}
+    limit = config.training.max_length_tokens if "max_length_tokens" in given else None
+    return _Inspection(config, model, tokenizer, why_not, limit, rows, on_event).report()
+
+
+def inspect_config(
+    config: RunConfig, *, tokenizer: Any = None, rows: int = ROWS_CHECKED, on_event: Listener = ignore
+) -> DatasetReport:
+    """Check the rows of a run config exactly as its run would see them; as `inspect_dataset` otherwise."""
+    found, why_not = (tokenizer, "") if tokenizer is not None else find_tokenizer(_reference(config))
+    limit = config.training.max_length_tokens
+    return _Inspection(config, config.model.name, found, why_not, limit, rows, on_event).report()
+
+
+def _reference(config: RunConfig) -> ModelReference:
+    model = config.model
+    return ModelReference.parse(model.name, source=model.source, revision=model.revision)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What the tokenizer told of the sample."""
+
+    findings: tuple[Finding, ...]
+    lengths: LengthSummary
+    packing: PackingSummary
+    masks: tuple[MaskedRow, ...]
+    tokens_per_row: float
+    learnt_per_row: float | None
+    prompt_form: str | None
+    stop_tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Inspection:
+    """One inspection; reads from top to bottom."""
+
+    config: RunConfig
+    model: str | None
+    tokenizer: Any
+    why_no_tokens: str
+    limit: int | None
+    rows: int
+    on_event: Listener
+
+    def report(self) -> DatasetReport:
+        began = time.monotonic()
+        self.on_event(RunEvent("phase", f"Reading {self.config.data.path}"))
+        try:
+            found = scan(training_sources(self.config.data), self.rows, self.on_event)
+        except UnknownFormatError as error:
+            return self._unknown_format(error, time.monotonic() - began)
+        checked = found.checked_rows()
+        evaluation = self._evaluation_rows(found, checked)
+        findings = [*unusable_findings(found.reasons, found.rows), *found.digests.findings(), *self._few(found)]
+        not_checked = list(found.notes)
+        content, left_out = run_content_checks(checked, source_counts(found), evaluation, self.on_event)
+        findings += content
+        not_checked += left_out
+        tokens = self._tokens(checked, found)
+        findings += tokens.findings if tokens else ()
+        if self.tokenizer is None:
+            not_checked.append(f"tokens, masks and the chat template: {self.why_no_tokens}")
+        rest = (tokens, language_shares(checked), time.monotonic() - began)
+        return self._assembled(found, checked, findings, not_checked, rest)
+
+    def _evaluation_rows(
+        self, found: Scan, checked: Sequence[CheckedRow]
+    ) -> tuple[Sequence[CheckedRow], Sequence[CheckedRow]] | None:
+        data = self.config.data
+        if (source := evaluation_source(data)) is not None:
+            self.on_event(RunEvent("phase", f"Reading {source.source.path}"))
+            return checked, scan((source,), self.rows, self.on_event).checked_rows()
+        if data.evaluation_fraction == 0 or len(checked) != found.usable:
+            return None
+        kept, held = split_for_evaluation(len(checked), data.evaluation_fraction, self.config.training.seed)
+        return [checked[place] for place in kept], [checked[place] for place in held]
+
+    def _few(self, found: Scan) -> list[Finding]:
+        if found.usable >= _FEW_ROWS:
+            return []
+        return [
+            finding(
+                "few_rows",
+                "warning",
+                f"Only {rows_said(found.usable)} can be used: enough to try the set-up, too few to learn from without "
+                "learning them by heart",
+                [],
+                found.rows,
+                next_step="A few hundred good rows teach a style or a format; more teach more.",
+            )
+        ]
+
+    def _tokens(self, checked: Sequence[CheckedRow], found: Scan) -> _Tokens | None:
+        if not checked:
+            return None
+        if self.tokenizer is None:
+            return self._lengths_by_characters(checked, found)
+        own_template = bool(self.tokenizer.chat_template)
+        self.on_event(RunEvent("phase", "Tokenising rows as training does"))
+        renderer, encoded = tokenise_sample(checked, self.tokenizer, self.config, self.on_event)
+        refused = unusable_findings(refusals(encoded.unusable), len(checked))
+        findings = [*refused, *template_findings(checked, renderer, own_template=own_template)]
+        form = prompt_form(renderer, own_template=own_template)
+        if not encoded.rows:
+            return replace(self._lengths_by_characters(checked, found), findings=tuple(findings), prompt_form=form)
+        counted = [len(row.input_ids) for row in encoded.rows]
+        lengths = replace(RowLengths.of(counted), rows=found.usable)
+        summary = self._summary(lengths)
+        limit = summary.max_length_tokens
+        view = TokenView(checked, renderer, encoded, limit, self.config.data.long_rows)
+        return _Tokens(
+            findings=(*findings, *token_findings(view)),
+            lengths=summary,
+            packing=self._packing(lengths, limit),
+            masks=tuple(masked_rows(view, side_by_side=self.config.training.packing in ("bins", "padding_free"))),
+            tokens_per_row=sum(min(tokens, limit) for tokens in counted) / len(counted),
+            learnt_per_row=sum(label >= 0 for row in encoded.rows for label in row.labels[:limit]) / len(counted),
+            prompt_form=form,
+            stop_tokens=tuple(self.tokenizer.convert_ids_to_tokens(list(encoded.stop_token_ids))),
+        )
+
+    def _lengths_by_characters(self, checked: Sequence[CheckedRow], found: Scan) -> _Tokens:
+        counted = sorted(tokens_by_characters(row.example) for row in checked)
+        note = f"estimated from characters, since {self.why_no_tokens}"
+        lengths = RowLengths(tuple(counted), found.usable, "characters", note)
+        summary = self._summary(lengths)
+        mean = sum(min(tokens, summary.max_length_tokens) for tokens in counted) / len(counted)
+        packing = self._packing(lengths, summary.max_length_tokens)
+        return _Tokens((), summary, packing, (), mean, None, None, ())
+
+    def _summary(self, lengths: RowLengths) -> LengthSummary:
+        return length_summary(lengths, limit=self.limit, model_limit=_model_limit(self.tokenizer))
+
+    def _packing(self, lengths: RowLengths, limit: int) -> PackingSummary:
+        training = self.config.training
+        bins = training.packing == "bins"
+        return packing_summary(lengths, limit=limit, micro_batch_size=training.micro_batch_size, bins=bins)
+
+    def _assembled(
+        self,
+        found: Scan,
+        checked: Sequence[CheckedRow],
+        findings: Sequence[Finding],
+        not_checked: Sequence[str],
+        rest: tuple[_Tokens | None, dict[str, float], float],
+    ) -> DatasetReport:
+        tokens, languages, seconds = rest
+        ordered = sorted(findings, key=lambda item: (_ORDER[item.severity], -item.count))
+        verdict = _verdict(ordered)
+        return DatasetReport(
+            path=self.config.data.path,
+            model=self.model,
+            verdict=verdict,
+            summary=_summary_line(found, ordered),
+            mapping=found.mappings[0],
+            proposal=None,
+            rows=found.rows,
+            rows_checked=len(checked),
+            unusable_rows=found.unusable,
+            findings=ordered,
+            lengths=tokens.lengths if tokens else None,
+            masks=list(tokens.masks) if tokens else [],
+            loss_on=self.config.data.loss_on,
+            prompt_form=tokens.prompt_form if tokens else None,
+            stop_tokens=list(tokens.stop_tokens) if tokens else [],
+            packing=tokens.packing if tokens else None,
+            tokens_per_epoch=round(tokens.tokens_per_row * found.usable) if tokens else None,
+            learnt_tokens_per_epoch=_projected(tokens, found.usable),
+            sources=source_counts(found),
+            languages=languages,
+            not_checked=list(not_checked),
+            seconds=seconds,
+            next_step=_next_step(verdict),
+        )
+
+    def _unknown_format(self, error: UnknownFormatError, seconds: float) -> DatasetReport:
+        wrong = finding("unknown_format", "error", error.message, [], 0, next_step=error.next_step)
+        return DatasetReport(
+            path=self.config.data.path,
+            model=self.model,
+            verdict="not ready",
+            summary="The rows have no format that is known.",
+            mapping=None,
+            proposal=error.proposal,
+            rows=0,
+            rows_checked=0,
+            unusable_rows=0,
+            findings=[wrong],
+            lengths=None,
+            masks=[],
+            loss_on=self.config.data.loss_on,
+            prompt_form=None,
+            stop_tokens=[],
+            packing=None,
+            tokens_per_epoch=None,
+            learnt_tokens_per_epoch=None,
+            sources={},
+            languages={},
+            not_checked=["everything else: rows of no known format cannot be read"],
+            seconds=seconds,
+            next_step=error.next_step,
+        )
+
+
+def _projected(tokens: _Tokens | None, rows: int) -> int | None:
+    if tokens is None or tokens.learnt_per_row is None:
+        return None
+    return round(tokens.learnt_per_row * rows)
+
+
+def _model_limit(tokenizer: Any) -> int | None:
+    """The length that the tokenizer says its model was made for; some say a number without meaning."""
+    limit = getattr(tokenizer, "model_max_length", None)
+    return limit if isinstance(limit, int) and limit < 10**8 else None
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
+    severities = {item.severity for item in findings}
+    return "not ready" if "error" in severities else "ready with warnings" if "warning" in severities else "ready"
+
+
+def _summary_line(found: Scan, findings: Sequence[Finding]) -> str:
+    counts = {severity: sum(item.severity == severity for item in findings) for severity in _ORDER}
+    formats = " and ".join(dict.fromkeys(mapping.format for mapping in found.mappings))
+    parts = [f"{found.usable:,} of {found.rows:,} rows can be used, read as {formats}"]
+    parts += [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count]
+    return "; ".join(parts) + "."
+
+
+def _next_step(verdict: Verdict) -> str:
+    if verdict == "not ready":
+        return "Mend what is marked as an error and inspect again; data.check: warn trains on what can be used all the same."
+    if verdict == "ready with warnings":
+        return (
+            "Look at the warnings and at the masks, then plan the run: `qlora plan --model M --data PATH -o run.yaml`."
+        )
+    return "Plan the run: `qlora plan --model M --data PATH -o run.yaml`."

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .engine.train import train
     from .errors import QloraError
     from .generation import generate
+    from .inspection import inspect_dataset, redact_dataset
     from .memory import estimate_memory
     from .merging import merge
     from .planning import create_config
@@ -35,9 +36,11 @@ _HOMES = {
     "create_config": "planning",
     "estimate_memory": "memory",
     "generate": "generation",
+    "inspect_dataset": "inspection",
     "load_config": "config",
     "merge": "merging",
     "parse_config": "config",
+    "redact_dataset": "inspection",
     "train": "engine.train",
 }
 
@@ -49,9 +52,11 @@ __all__ = [
     "create_config",
     "estimate_memory",
     "generate",
+    "inspect_dataset",
     "load_config",
     "merge",
     "parse_config",
+    "redact_dataset",
     "train",
 ]
 

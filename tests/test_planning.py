@@ -18,6 +18,7 @@ from qlora_tools.config import RunConfig, load_config, parse_config
 from qlora_tools.config.files import parse_config_text
 from qlora_tools.config.overrides import config_with
 from qlora_tools.config.schema import DataConfig
+from qlora_tools.data.lengths import read_lengths
 from qlora_tools.errors import DataError, ModelError, QloraError, UsageError
 from qlora_tools.memory.estimate import estimate_training
 from qlora_tools.memory.report import hardware_for
@@ -38,7 +39,6 @@ from qlora_tools.planning import (
     plan_run,
 )
 from qlora_tools.planning.families import larger_model
-from qlora_tools.data.lengths import read_lengths
 from qlora_tools.planning.speed import SCALED, Card, Work, micro_batch_seconds
 
 from .conftest import write_rows
@@ -497,12 +497,12 @@ def test_of_a_large_file_2000_rows_are_counted_spread_evenly(tmp_path: Path) -> 
     assert "2,000 of 10,000 rows" in lengths.note
 
 
-def test_a_missing_dataset_and_a_broken_row_are_said(tmp_path: Path) -> None:
+def test_a_missing_dataset_and_unknown_rows_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no dataset"):
         create_config(L8, str(tmp_path / "none.jsonl"), gpu="4090")
-    broken = write_rows(tmp_path / "rows.jsonl", [{"text": "good"}, {"text": 3}])
-    with pytest.raises(DataError, match="row 2: text is a number"):
-        create_config(L8, str(broken), gpu="4090")
+    strange = write_rows(tmp_path / "rows.jsonl", [{"text": "good"}, {"text": 3}])
+    with pytest.raises(DataError, match="No known format fits the columns"):
+        create_config(L8, str(strange), gpu="4090")
 
 
 def test_rows_of_like_length_share_a_micro_batch_so_padding_stays_small() -> None:

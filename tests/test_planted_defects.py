@@ -121,7 +121,6 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
         each(lambda row: answer(row, row["messages"][0]["content"])),
         "warning",
     ),
-    "rows far too long": (each(far_too_long), "warning"),
 }
 
 
@@ -154,6 +153,21 @@ def test_a_planted_defect_is_found_with_its_rows_and_nothing_else_is(name: str, 
     strangers = [found for found in new if not set(found.rows) <= expected | {row - 20 for row in expected}]
     assert strangers == []
     assert all(found.next_step for found in new)
+
+
+def test_rows_over_the_limit_are_counted_and_a_good_limit_is_suggested(tmp_path: Path, model: str) -> None:
+    rows = good_rows(COUNT)
+    far_too_long(rows[47])
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    limits = {limit: inspect_dataset(str(path), model, settings={"max_length_tokens": limit}) for limit in (512, 4096)}
+    over = {limit: next(f for f in report.findings if f.check == "over_length") for limit, report in limits.items()}
+    assert (over[4096].severity, over[4096].rows) == ("note", [48])
+    assert over[512].severity == "error" and "lose the end of the answer" in over[512].message
+    lengths = limits[512].lengths
+    assert lengths is not None and lengths.max_length_tokens == 512
+    assert 512 < lengths.suggested_max_length_tokens < lengths.longest
+    cut = [masked for masked in limits[4096].masks if masked.cut]
+    assert [(masked.row, masked.tokens) for masked in cut] == [(48, 4096)]
 
 
 def test_defects_planted_together_are_each_found(tmp_path: Path, model: str) -> None:

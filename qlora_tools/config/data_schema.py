@@ -47,7 +47,6 @@ class RowsConfig(Part):
         "this source counts more and the epoch is longer.",
     )
 
-
     def __hash__(self) -> int:
         # A mapping has none of its own, and estimates are cached by config.
         values = ((name, getattr(self, name)) for name in type(self).model_fields)

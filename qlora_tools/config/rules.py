@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigProblem
 
 if TYPE_CHECKING:
-    from .schema import DataConfig, LoraConfig, QuantizationConfig, TrainingConfig
+    from .data_schema import DataConfig
+    from .schema import LoraConfig, QuantizationConfig, TrainingConfig
 
 Rule = Callable[..., ConfigProblem | None]
 

@@ -236,7 +236,8 @@ def read_dataset(data: DataConfig, seed: int) -> DatasetRows:
     sources, starts = training_sources(data), list[int]()
     training, unusable = _read(sources, starts.append)
     kept, held = split_for_evaluation(len(training.examples), data.evaluation_fraction, seed)
-    evaluation, evaluation_unusable = _chosen(training, held) if held else None, ()
+    evaluation = _chosen(training, held) if held else None
+    evaluation_unusable: tuple[tuple[int, str], ...] = ()
     if (source := evaluation_source(data)) is not None:
         evaluation, evaluation_unusable = _read((source,), lambda offset: None)
     return DatasetRows(

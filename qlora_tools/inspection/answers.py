@@ -7,8 +7,10 @@ from statistics import median
 from ..results import Finding
 from .findings import Hits, Severity, rows_said
 from .identify import is_code_like
-from .rows import CheckedRow, folded
+from .leftovers import stands_for_nothing
+from .rows import CheckedRow, folded, word_count
 
+_READ_CHARACTERS = 2000
 _LONGEST_WORD = 30
 _FEW, _MANY = 0.005, 0.3
 _SHORT_WORDS, _LONG_WORDS = 3, 10
@@ -35,8 +37,8 @@ def check_short_answers(rows: Sequence[CheckedRow]) -> list[Finding]:
     answered = [row for row in rows if not row.is_plain and row.answer.strip()]
     if not answered:
         return []
-    one = [row for row in answered if _is_one_word(row.answer)]
-    lengths = [len(row.answer[:2000].split()) for row in answered]
+    one = [row for row in answered if _is_one_word(row.answer) and not stands_for_nothing(row)]
+    lengths = [word_count(row.answer[:_READ_CHARACTERS]) for row in answered]
     if sum(length <= _SHORT_WORDS for length in lengths) > len(answered) / 2:
         return _labels_note(
             [row for row, length in zip(answered, lengths, strict=True) if length <= _SHORT_WORDS], len(answered)
@@ -79,8 +81,8 @@ def _repeats_prompt(row: CheckedRow) -> bool:
     # Cheap first: folding costs time.
     if not any(row.answer.strip()[:8].casefold() in text[:40].casefold() for text in (row.asked, row.last_question)):
         return False
-    answer = folded(row.answer)
-    return answer in (folded(row.asked), folded(row.last_question))
+    instruction = row.last_question.partition("\n\n")[0]
+    return folded(row.answer) in {folded(text) for text in (row.asked, row.last_question, instruction)}
 
 
 def check_cut_answers(rows: Sequence[CheckedRow]) -> list[Finding]:

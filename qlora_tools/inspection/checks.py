@@ -8,15 +8,13 @@ from ..results import Finding
 from . import identify, near
 from .balance import check_balance
 from .content import CONTENT_CHECKS
-from .overlap import check_overlap
+from .overlap import OverlapPair, check_overlap
 from .redact import missing_libraries
 from .rows import CheckedRow
 
-Pair = tuple[Sequence[CheckedRow], Sequence[CheckedRow]]
-
 
 def run_content_checks(
-    rows: Sequence[CheckedRow], sources: Mapping[str, int], overlap: Pair | None, on_event: Listener
+    rows: Sequence[CheckedRow], sources: Mapping[str, int], overlap: OverlapPair | None, on_event: Listener
 ) -> tuple[list[Finding], list[str]]:
     """What the checks of texts found, and those that were left out, with what they need."""
     findings, left_out = check_balance(sources), []
@@ -30,7 +28,7 @@ def run_content_checks(
             findings += check.run(rows)
     on_event(RunEvent("progress", "texts", {"done": total, "total": total}))
     if overlap is not None:
-        findings += check_overlap(*overlap)
+        findings += check_overlap(overlap)
         if missing := missing_libraries(near.REQUIRED_LIBRARIES):
             left_out.append(_needs("evaluation rows that are nearly the same as training rows", missing))
     return findings, left_out

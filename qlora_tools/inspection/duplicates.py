@@ -12,6 +12,7 @@ from .rows import CheckedRow, folded, folded_example, text_digest
 _TOO_MANY_REPEATED = 0.3
 _MANY_CONFLICTS = 0.01
 _TEMPLATED = 0.5
+_PARTS = 8
 
 
 class RowDigests:
@@ -31,18 +32,14 @@ class RowDigests:
 
     def repeats(self) -> list[tuple[int, int]]:
         """Each row that repeats an earlier one, and the first that it repeats, in the order of the file."""
-        import numpy as np
-
-        digests, numbers = np.frombuffer(self._digests, dtype=np.uint64), np.frombuffer(self._numbers, dtype=np.uint64)
-        if len(digests) == 0:
-            return []
-        order = np.argsort(digests, kind="stable")
-        ordered = digests[order]
-        begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-        first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
-        again = np.flatnonzero(~begins)
-        again = again[np.argsort(order[again])]
-        return list(zip(numbers[order[again]].tolist(), numbers[first[again]].tolist(), strict=True))
+        found: list[tuple[int, int]] = []
+        for part in range(_PARTS):
+            # A part at a time: an eighth of the rows as Python objects, whatever their number.
+            first: dict[int, int] = {}
+            for known, number in zip(self._digests, self._numbers, strict=True):
+                if known % _PARTS == part and first.setdefault(known, number) != number:
+                    found.append((number, first[known]))
+        return sorted(found)
 
     def findings(self) -> list[Finding]:
         """Exact duplicates: a warning, and an error where they are more than 30 % of the rows."""
@@ -59,11 +56,10 @@ class RowDigests:
 
     def shared_with(self, other: "RowDigests") -> list[int]:
         """Numbers of the other's rows that stand here too, such as evaluation rows in the training rows."""
-        import numpy as np
-
-        mine, theirs = (np.frombuffer(rows._digests, dtype=np.uint64) for rows in (self, other))
-        found: list[int] = np.frombuffer(other._numbers, dtype=np.uint64)[np.isin(theirs, mine)].tolist()
-        return found
+        wanted = set(other._digests)
+        shared = {digest for digest in self._digests if digest in wanted}
+        pairs = zip(other._digests, other._numbers, strict=True)
+        return [number for digest, number in pairs if digest in shared]
 
 
 def _pairs_said(pairs: Sequence[tuple[int, int]]) -> str:

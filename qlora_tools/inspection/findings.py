@@ -21,10 +21,9 @@ def finding(
     rows: Sequence[int],
     looked_at: int,
     *,
-    example: str | None = None,
     next_step: str | None = None,
 ) -> Finding:
-    """A finding in `rows` of the `looked_at` rows that a check saw; private parts of the example are masked."""
+    """A finding in `rows` of the `looked_at` rows that a check saw."""
     return Finding(
         check=check,
         severity=severity,
@@ -32,7 +31,6 @@ def finding(
         count=len(rows),
         share=len(rows) / looked_at if looked_at and rows else None,
         rows=list(rows[:_ROWS_NAMED]),
-        example=None if example is None else shown_masked(example),
         next_step=next_step,
     )
 

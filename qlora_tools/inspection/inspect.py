@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ..results import DatasetReport, Finding, LengthSummary, MaskedRow, PackingS
 from .checks import language_shares, run_content_checks
 from .findings import finding, rows_said
 from .masks import masked_rows
+from .overlap import OverlapPair
 from .rows import CheckedRow
 from .scan import Scan, refusals, scan, source_counts, unusable_findings
 from .summaries import length_summary, packing_summary
@@ -58,7 +60,8 @@ def inspect_config(
     config: RunConfig, *, tokenizer: Any = None, rows: int = ROWS_CHECKED, on_event: Listener = ignore
 ) -> DatasetReport:
     """Check the rows of a run config exactly as its run would see them; as `inspect_dataset` otherwise."""
-    found, why_not = (tokenizer, "") if tokenizer is not None else find_tokenizer(_reference(config))
+    # A copy, since a base without a chat template gets one installed on its tokenizer.
+    found, why_not = (deepcopy(tokenizer), "") if tokenizer is not None else find_tokenizer(_reference(config))
     limit = config.training.max_length_tokens
     return _Inspection(config, config.model.name, found, why_not, limit, rows, on_event).report()
 
@@ -115,17 +118,17 @@ class _Inspection:
         rest = (tokens, language_shares(checked), time.monotonic() - began)
         return self._assembled(found, checked, findings, not_checked, rest)
 
-    def _evaluation_rows(
-        self, found: Scan, checked: Sequence[CheckedRow]
-    ) -> tuple[Sequence[CheckedRow], Sequence[CheckedRow]] | None:
+    def _evaluation_rows(self, found: Scan, checked: Sequence[CheckedRow]) -> OverlapPair | None:
+        """The rows that are held out, and the training rows beside them."""
         data = self.config.data
         if (source := evaluation_source(data)) is not None:
             self.on_event(RunEvent("phase", f"Reading {source.source.path}"))
-            return checked, scan((source,), self.rows, self.on_event).checked_rows()
+            held_out = scan((source,), self.rows, self.on_event)
+            return OverlapPair(checked, held_out.checked_rows(), found.digests.shared_with(held_out.digests))
         if data.evaluation_fraction == 0 or len(checked) != found.usable:
             return None
         kept, held = split_for_evaluation(len(checked), data.evaluation_fraction, self.config.training.seed)
-        return [checked[place] for place in kept], [checked[place] for place in held]
+        return OverlapPair([checked[place] for place in kept], [checked[place] for place in held])
 
     def _few(self, found: Scan) -> list[Finding]:
         if found.usable >= _FEW_ROWS:
@@ -156,7 +159,11 @@ class _Inspection:
         if not encoded.rows:
             return replace(self._lengths_by_characters(checked, found), findings=tuple(findings), prompt_form=form)
         counted = [len(row.input_ids) for row in encoded.rows]
-        lengths = replace(RowLengths.of(counted), rows=found.usable)
+        looked_at = (
+            "" if len(checked) == found.usable else f", on {len(checked):,} of {found.usable:,} rows spread evenly"
+        )
+        note = f"counted with the model's tokenizer{looked_at}"
+        lengths = replace(RowLengths.of(counted, note=note), rows=found.usable)
         summary = self._summary(lengths)
         limit = summary.max_length_tokens
         view = TokenView(checked, renderer, encoded, limit, self.config.data.long_rows)

@@ -110,7 +110,7 @@ def check_placeholders(rows: Sequence[CheckedRow]) -> list[Finding]:
     labels = short > _LABELS * len(answered)
     hits = Hits()
     for row in answered:
-        if _stands_for_nothing(row, labels=labels):
+        if stands_for_nothing(row, labels=labels):
             hits.add(row.number, row.answer)
     message = f"Answers are placeholders: {rows_said(len(hits.rows))}"
     return hits.finding(
@@ -118,7 +118,8 @@ def check_placeholders(rows: Sequence[CheckedRow]) -> list[Finding]:
     )
 
 
-def _stands_for_nothing(row: CheckedRow, *, labels: bool) -> bool:
+def stands_for_nothing(row: CheckedRow, *, labels: bool = False) -> bool:
+    """Whether the answer is a placeholder; among `labels`, `None` may be one of them."""
     text = row.answer.strip()
     if len(text) < 20:
         word = text.lower()

@@ -1,8 +1,9 @@
 """Which earlier row nearly says the same: candidates by MinHash, each verified exactly."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from .rows import CheckedRow, words_of
@@ -15,7 +16,8 @@ _TOGETHER = 3
 _PERMUTATIONS, _BANDS, _SEED = 128, 16, 4  # a pair at 0.85 is missed once in 150 times
 _SHARED = 0.2  # a sequence in more of the rows than this belongs to a template, as an instruction that all share
 _SAMPLED = 400
-_MOST_CANDIDATES = 20
+_LIKELY = 0.75  # estimated; three standard errors below a true 0.85
+_MOST_CANDIDATES, _MOST_COMPARED = 500, 10
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,15 @@ class NearPair:
 
     row: CheckedRow
     earlier: CheckedRow
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """What of a row is compared; no sequences where it is too short."""
+
+    row: CheckedRow
+    sequences: frozenset[str]
+    signature: Any
 
 
 class NearIndex:
@@ -35,33 +46,41 @@ class NearIndex:
         self.compared = 0
         self._common = _common_sequences(like)
         self._index: Any = RMinHashLSH(NEAR, _PERMUTATIONS, _BANDS)
-        self._rows: list[CheckedRow] = []
-        self._last: tuple[CheckedRow | None, frozenset[str]] = (None, frozenset())
+        self._rows: list[tuple[CheckedRow, Any]] = []
+        self._last: _Sketch | None = None
 
     def nearest(self, row: CheckedRow) -> NearPair | None:
         """An indexed row that is near this one."""
-        own = self._own_sequences(row)
-        if not own:
+        sketch = self._sketch(row)
+        if not sketch.sequences:
             return None
         self.compared += 1
-        for place in sorted(self._index.query(_min_hash(own)))[:_MOST_CANDIDATES]:
-            other = self._own_sequences(self._rows[place])
-            if len(own & other) >= NEAR * len(own | other):
-                return NearPair(row, self._rows[place])
+        for other in self._likely(sketch.signature):
+            found = _sequences(other) - self._common
+            if len(sketch.sequences & found) >= NEAR * len(sketch.sequences | found):
+                return NearPair(row, other)
         return None
 
     def add(self, row: CheckedRow) -> None:
         """Index a row, if it is long enough to be compared."""
-        if own := self._own_sequences(row):
-            self._index.insert(len(self._rows), _min_hash(own))
-            self._rows.append(row)
+        sketch = self._sketch(row)
+        if sketch.sequences:
+            self._index.insert(len(self._rows), sketch.signature)
+            self._rows.append((row, sketch.signature))
 
-    def _own_sequences(self, row: CheckedRow) -> frozenset[str]:
+    def _likely(self, signature: Any) -> Iterator[CheckedRow]:
+        """Candidates whose signatures agree well enough to be worth an exact comparison, earliest first."""
+        places = sorted(self._index.query(signature))[:_MOST_CANDIDATES]
+        likely = (row for row, other in map(self._rows.__getitem__, places) if signature.jaccard(other) >= _LIKELY)
+        return islice(likely, _MOST_COMPARED)
+
+    def _sketch(self, row: CheckedRow) -> _Sketch:
         # Asked for twice in a row, by `nearest` and `add`.
-        if self._last[0] is not row:
-            found = _sequences(row) - self._common
-            self._last = (row, found if len(found) >= _LEAST_OWN else frozenset())
-        return self._last[1]
+        if self._last is None or self._last.row is not row:
+            own = _sequences(row) - self._common
+            own = own if len(own) >= _LEAST_OWN else frozenset()
+            self._last = _Sketch(row, own, _min_hash(own))
+        return self._last
 
 
 def _min_hash(sequences: frozenset[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..results import Finding
 from .findings import Hits, Severity, rows_said
@@ -15,12 +16,23 @@ _MOST_RECURRING = 3  # a prompt in more training rows than this is an instructio
 _STEP = "Remove these rows from the evaluation set, or from the training set."
 
 
-def check_overlap(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow]) -> list[Finding]:
+class OverlapPair(NamedTuple):
+    """Training and evaluation rows to compare. `shared` numbers evaluation rows that are known to stand in training rows
+    word for word, where the training rows here are a sample of all.
+    """
+
+    training: Sequence[CheckedRow]
+    evaluation: Sequence[CheckedRow]
+    shared: Sequence[int] = ()
+
+
+def check_overlap(pair: OverlapPair) -> list[Finding]:
     """Evaluation rows found in training: word for word, by their prompt, or nearly. An error from 1 % of them.
 
     Nearly the same rows are looked for only where rensa is installed.
     """
-    exact, same_prompt = _exact(training, evaluation)
+    training, evaluation = pair.training, pair.evaluation
+    exact, same_prompt = _exact(training, evaluation, set(pair.shared))
     near = (
         Hits()
         if missing_libraries(REQUIRED_LIBRARIES)
@@ -39,13 +51,13 @@ def check_overlap(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRo
     return findings
 
 
-def _exact(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow]) -> tuple[Hits, Hits]:
+def _exact(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow], shared: set[int]) -> tuple[Hits, Hits]:
     known = {row.digest for row in training}
     counts = Counter(map(_prompt_digest, training))
     prompts = {prompt for prompt, count in counts.items() if prompt is not None and count <= _MOST_RECURRING}
     exact, same_prompt = Hits(), Hits()
     for row in evaluation:
-        if row.digest in known:
+        if row.digest in known or row.number in shared:
             exact.add(row.number, row.asked or row.answer)
         elif _prompt_digest(row) in prompts:
             same_prompt.add(row.number, row.asked)

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .spans import CARD, EMAIL, IBAN, IP, SSN, Span
 
@@ -154,10 +154,13 @@ def _is_public(value: str) -> bool:
         return False
     if not address.is_global or address.is_multicast or value.lower() in _EVERYBODYS:
         return False
-    parts = value.split(".")
-    if "".join(parts) in _RISING or len(set(parts)) == 1:
-        return False
-    return ":" in value or not (parts[3] in _NETWORK_ENDS or all(int(part) < _HIGH for part in parts))
+    return ":" in value or not _is_a_number(value.split("."))
+
+
+def _is_a_number(parts: Sequence[str]) -> bool:
+    """Of a section or a version, of a whole network, or made up."""
+    small = all(int(part) < _HIGH for part in parts)
+    return small or parts[3] in _NETWORK_ENDS or "".join(parts) in _RISING or len(set(parts)) == 1
 
 
 # --- social security numbers of the USA

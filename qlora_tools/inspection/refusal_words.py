@@ -75,7 +75,7 @@ REFUSALS = {
         r"(?:(?:i'?m|i am) (?:(?:really|very|so|truly|deeply) )?sorry,? ?(?:but )?|sorry,? (?:but )?|"
         r"i apologi[sz]e,? ?(?:but )?|"
         r"unfortunately,? |my apologies,? ?(?:but )?)?"
-        r"i(?:'m| am)? (?:can'?t|can ?not|won'?t|will not|unable to|not able to|must decline to|"
+        r"i(?:'m| am)? (?:can'?t(?! wait)|can ?not(?! wait)|won'?t|will not|unable to|not able to|must decline to|"
         r"(?:do not|don'?t) feel comfortable)"
         r"[^.\n]{0,25}?\b(?:assist|help (?:you|with)|provid|fulfil|comply|answer (?:that|this|your)|creat|generat|"
         r"writ|do that|"

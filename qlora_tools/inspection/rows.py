@@ -97,6 +97,11 @@ def words_of(row: CheckedRow) -> list[str]:
     return words[:_WORDS_READ]
 
 
+def word_count(text: str) -> int:
+    """Words; letters where a script has no spaces between words."""
+    return len(text.split()) if text.isascii() else len(_WORD.findall(text))
+
+
 def _texts_of_turn(turn: Message) -> list[str]:
     texts = [turn["content"]]
     if thought := turn.get("reasoning_content"):

@@ -10,7 +10,7 @@ from ..data.examples import all_text
 from ..events import Listener, RunEvent
 from ..results import Finding, RowMapping
 from .duplicates import RowDigests
-from .findings import finding, shown, shown_masked
+from .findings import Severity, finding, shown, shown_masked
 from .rows import CheckedRow
 
 _ROWS_NAMED = 10
@@ -130,7 +130,7 @@ def unusable_findings(reasons: Mapping[str, Unusable], rows: int) -> list[Findin
     """One finding for each kind of row that cannot be used; an error where they are more than 1 % of the rows."""
     kinds = sorted(reasons.values(), key=lambda kind: -kind.count)
     total = sum(kind.count for kind in kinds)
-    severity = "error" if total > _UNUSABLE_SHARE * rows else "warning"
+    severity: Severity = "error" if total > _UNUSABLE_SHARE * rows else "warning"
     step = "Mend or remove these rows. Left as they are, training leaves them out and counts them."
     found = [
         finding(

@@ -59,7 +59,7 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=]{16}")
-_TOKEN_CHARACTER = re.compile(r"[A-Za-z0-9_.+/=-]*")
+_TOKEN_CHARACTER = re.compile(r"[A-Za-z0-9_.+/=-]{0,2000}")
 _JOINED_BEFORE = re.compile(r"[A-Za-z0-9+/]\Z")
 _ELIDED = re.compile(r"\.{3}|…|\*{3}|[<>{}\[\]_]")
 _NOT_REAL = re.compile(
@@ -137,10 +137,10 @@ def _whole_token(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _looks_real(text: str, start: int, end: int) -> bool:
-    value = text[start:end]
-    if _NOT_REAL.search(value) or len(set(value)) < _LEAST_VARIED or not any(map(str.isdigit, value)):
+    if _JOINED_BEFORE.search(text[max(0, start - 1) : start]):
         return False
-    return not _JOINED_BEFORE.search(text[max(0, start - 1) : start])
+    value = text[start:end]
+    return len(set(value)) >= _LEAST_VARIED and any(map(str.isdigit, value)) and not _NOT_REAL.search(value)
 
 
 def _real_password(text: str, start: int, end: int) -> bool:

@@ -29,7 +29,7 @@ def prompt_form(renderer: Renderer, *, own_template: bool) -> str:
 def template_findings(rows: Sequence[CheckedRow], renderer: Renderer, *, own_template: bool) -> list[Finding]:
     """What stands out about the prompt form on these rows."""
     if renderer.style == "verbatim":
-        return [*_plain_text_on_a_chat_model(rows, renderer), *_melted_borders(rows, renderer.tokenizer)]
+        return _plain_text_on_a_chat_model(rows, renderer)
     found = [] if own_template else [_no_template(renderer.tokenizer)]
     return [
         *found,
@@ -168,36 +168,6 @@ def _plain_text_on_a_chat_model(rows: Sequence[CheckedRow], renderer: Renderer) 
             next_step="To teach answers, give rows as messages, prompt/completion or question/answer.",
         )
     ]
-
-
-def _melted_borders(rows: Sequence[CheckedRow], tokenizer: Any) -> list[Finding]:
-    compared = [row for row in _chats(rows) if _last_is_answer(row)][:_PROMPTS_COMPARED]
-    melted = [row for row in compared if _melts(row, tokenizer)]
-    if not melted:
-        return []
-    example = melted[0].example
-    assert isinstance(example, Conversation)
-    border = example.messages[-2]["content"][-30:] + "|" + example.messages[-1]["content"][:30]
-    return [
-        finding(
-            "melted_border",
-            "warning",
-            "Prompt and answer melt into one token where they meet, so the prompt is never asked as it was trained",
-            [row.number for row in melted],
-            len(compared),
-            example=border,
-            next_step="End prompts with a line break or a mark such as 'Answer:', and begin completions with a space.",
-        )
-    ]
-
-
-def _melts(row: CheckedRow, tokenizer: Any) -> bool:
-    example = row.example
-    assert isinstance(example, Conversation)
-    prompt = "".join(turn["content"] for turn in example.messages[:-1])
-    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(prompt + example.messages[-1]["content"], add_special_tokens=False)["input_ids"]
-    return bool(whole[: len(asked)] != asked)
 
 
 def _chats(rows: Sequence[CheckedRow]) -> list[CheckedRow]:

@@ -10,10 +10,10 @@ from ..data.rendering import Renderer
 from ..data.rows import IGNORED, EncodedRows, TokenRow, encode_examples
 from ..events import Listener, RunEvent
 from ..results import Finding
-from .findings import finding
+from .findings import Hits, Severity, finding
 from .rows import CheckedRow
 
-_FEW_PER_MILLE = 0.01
+_FEW = 0.01
 _CUT_NOTE, _CUT_ERROR = 0.01, 0.10
 _NOTHING_SHARE = 0.05
 
@@ -68,38 +68,26 @@ def token_findings(view: TokenView) -> list[Finding]:
 
 def _nothing_to_learn(view: TokenView) -> list[Finding]:
     rows = [row.number for row in view.encoded.rows if not row.learnt_tokens]
-    if not rows:
-        return []
-    return [
-        finding(
-            "nothing_to_learn",
-            _severity(len(rows), len(view.encoded.rows), error_over=_NOTHING_SHARE),
-            "Rows have nothing to learn: they do not end with an answer",
-            rows,
-            len(view.encoded.rows),
-            example=_example(view, rows[0]),
-            next_step="End each row with an assistant turn, or set data.loss_on: assistant to learn the earlier answers.",
-        )
-    ]
+    return _hits(view, rows).finding(
+        "nothing_to_learn",
+        _severity(len(rows), len(view.encoded.rows), error_over=_NOTHING_SHARE),
+        "Rows have nothing to learn: they do not end with an answer",
+        len(view.encoded.rows),
+        next_step="End each row with an assistant turn, or set data.loss_on: assistant to learn the earlier answers.",
+    )
 
 
 def _without_stop_token(view: TokenView) -> list[Finding]:
     stops = set(view.encoded.stop_token_ids)
     learnt = [row for row in view.encoded.rows if row.learnt_tokens]
     rows = [row.number for row in learnt if not _ends_in(row, stops, view.tokenizer)]
-    if not rows:
-        return []
-    return [
-        finding(
-            "stop_token_not_learnt",
-            _severity(len(rows), len(learnt), error_over=_FEW_PER_MILLE),
-            "Rows end without a stop token that is learnt, so the model would not learn to stop",
-            rows,
-            len(learnt),
-            example=_example(view, rows[0]),
-            next_step="The chat template has to write EOS or an end-of-turn token after answers; check the model's template.",
-        )
-    ]
+    return _hits(view, rows).finding(
+        "stop_token_not_learnt",
+        _severity(len(rows), len(learnt), error_over=_FEW),
+        "Rows end without a stop token that is learnt, so the model would not learn to stop",
+        len(learnt),
+        next_step="The chat template has to write EOS or an end-of-turn token after answers; check the model's template.",
+    )
 
 
 def _ends_in(row: TokenRow, stops: set[int], tokenizer: Any) -> bool:
@@ -110,19 +98,13 @@ def _ends_in(row: TokenRow, stops: set[int], tokenizer: Any) -> bool:
 def _double_bos(view: TokenView) -> list[Finding]:
     bos = view.tokenizer.bos_token_id
     rows = [row.number for row in view.encoded.rows if bos is not None and row.input_ids[:2] == [bos, bos]]
-    if not rows:
-        return []
-    return [
-        finding(
-            "double_bos",
-            "error",
-            f"Rows begin with {view.tokenizer.bos_token} twice: one stands in the text, and one is added",
-            rows,
-            len(view.encoded.rows),
-            example=_example(view, rows[0]),
-            next_step="Remove it from the texts of the dataset.",
-        )
-    ]
+    return _hits(view, rows).finding(
+        "double_bos",
+        "error",
+        f"Rows begin with {view.tokenizer.bos_token} twice: one stands in the text, and one is added",
+        len(view.encoded.rows),
+        next_step="Remove it from the texts of the dataset.",
+    )
 
 
 def _special_tokens_in_text(view: TokenView) -> list[Finding]:
@@ -132,17 +114,13 @@ def _special_tokens_in_text(view: TokenView) -> list[Finding]:
     if not rows:
         return []
     first = next(mark for mark in marks if any(mark in text for text in _inner_texts(rows[0].example)))
-    return [
-        finding(
-            "special_token_in_text",
-            _severity(len(rows), len(view.rows), error_over=_FEW_PER_MILLE),
-            f"Rows hold special tokens of the model in their texts, such as {first}: what stands there ends or opens a turn",
-            [row.number for row in rows],
-            len(view.rows),
-            example=_around(rows[0].example, first),
-            next_step="Remove the marks: the chat template writes its own.",
-        )
-    ]
+    return Hits([row.number for row in rows], _around(rows[0].example, first)).finding(
+        "special_token_in_text",
+        _severity(len(rows), len(view.rows), error_over=_FEW),
+        f"Rows hold special tokens of the model in their texts, such as {first}: what stands there ends or opens a turn",
+        len(view.rows),
+        next_step="Remove the marks: the chat template writes its own.",
+    )
 
 
 def special_texts(tokenizer: Any) -> list[str]:
@@ -171,7 +149,7 @@ def _too_long(view: TokenView) -> list[Finding]:
         return []
     share = len(rows) / len(view.encoded.rows)
     chat = any(isinstance(row.example, Conversation) for row in view.rows)
-    severity = "note" if share <= _CUT_NOTE or not chat else "error" if share > _CUT_ERROR else "warning"
+    severity: Severity = "note" if share <= _CUT_NOTE or not chat else "error" if share > _CUT_ERROR else "warning"
     what = (
         "are cut at the end, and lose the end of the answer and its stop token"
         if view.long_rows == "cut" and chat
@@ -191,13 +169,16 @@ def _too_long(view: TokenView) -> list[Finding]:
     ]
 
 
-def _severity(count: int, looked_at: int, *, error_over: float) -> Any:
+def _severity(count: int, looked_at: int, *, error_over: float) -> Severity:
     return "error" if count > error_over * looked_at else "warning"
 
 
-def _example(view: TokenView, number: int) -> str:
-    example = view.examples()[number]
-    return "\n".join(answer_texts(example)) or _last_turn(example)
+def _hits(view: TokenView, rows: list[int]) -> Hits:
+    """Rows with the answers of the first of them as an example."""
+    if not rows:
+        return Hits()
+    example = view.examples()[rows[0]]
+    return Hits(rows, "\n".join(answer_texts(example)) or _last_turn(example))
 
 
 def _last_turn(example: Example) -> str:

@@ -14,18 +14,25 @@ _MODULES = (
     "time", "tokenize", "traceback", "types", "unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "zipfile",
 )  # fmt: skip
 _SHORTEST, _LONGEST = 80, 900
+_MOST_SHARED = 0.4  # of its word triples with texts before it: twins such as math and cmath are left out
 
 
 @cache
 def _documented() -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
+    seen: set[tuple[str, ...]] = set()
     for module_name in _MODULES:
         module = importlib.import_module(module_name)
         for name, value in sorted(vars(module).items()):
             if name.startswith("_") or not callable(value):
                 continue
             text = " ".join((inspect.getdoc(value) or "").split())
-            if _SHORTEST <= len(text) <= _LONGEST and text.isascii() and text not in found.values():
+            words = text.lower().split()
+            triples = set(zip(words, words[1:], words[2:], strict=False))
+            if not _SHORTEST <= len(text) <= _LONGEST or not text.isascii() or "\\" in text:
+                continue
+            if len(triples & seen) <= _MOST_SHARED * len(triples):
+                seen |= triples
                 found[f"{module_name}.{name}"] = text if text.endswith((".", "!", ")")) else f"{text}."
     return tuple(found.items())
 

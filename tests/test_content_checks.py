@@ -7,10 +7,11 @@ import pytest
 from qlora_tools.data.examples import Conversation, Example, Message, PlainText
 from qlora_tools.inspection.answers import check_short_answers
 from qlora_tools.inspection.balance import check_balance
+from qlora_tools.inspection.checks import language_shares
 from qlora_tools.inspection.content import CONTENT_CHECKS
 from qlora_tools.inspection.duplicates import RowDigests, check_conflicting_answers, check_near_duplicates
 from qlora_tools.inspection.findings import finding, shown
-from qlora_tools.inspection.language import check_languages, language_shares
+from qlora_tools.inspection.language import check_languages
 from qlora_tools.inspection.leftovers import check_placeholders, check_template_marks
 from qlora_tools.inspection.overlap import OverlapPair, check_overlap
 from qlora_tools.inspection.rows import CheckedRow

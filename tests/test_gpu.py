@@ -90,9 +90,9 @@ def test_two_runs_have_losses_equal_to_rounding(tiny_model: Models, chat_rows: P
 def test_a_gpu_that_is_too_small_is_told_in_words(tiny_model: Models, chat_rows: Path, config_for: Raw) -> None:
     import torch
 
-    raw = config_for(tiny_model("llama"), chat_rows)
+    raw = config_for(tiny_model("llama"), chat_rows, training={"micro_batch_size": 2048, "max_steps": 1})
     torch.cuda.empty_cache()
-    # What this process holds already and one MiB more: too little for the model's own block of the allocator.
+    # What this process holds already and one MiB more: too little for the logits of 2,048 rows.
     limit = torch.cuda.memory_reserved() + 2**20
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:

@@ -103,7 +103,7 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    turns,
+                    [_with_every_name(turn) for turn in turns],
                     tools=[dict(tool) for tool in tools] or None,
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
@@ -178,6 +178,11 @@ class ChatTemplate:
             return self._render(turns, tools, False)
         except RowError:
             return ""
+
+
+def _with_every_name(turn: dict[str, Any]) -> dict[str, Any]:
+    """Templates call thoughts `reasoning_content` or `thinking`; Transformers before 5.23 hands over what it is given."""
+    return {**turn, "thinking": turn["reasoning_content"]} if "reasoning_content" in turn else turn
 
 
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:

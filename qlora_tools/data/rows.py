@@ -230,8 +230,7 @@ class _Encoder:
 
     def _parted(self, example: RenderedExample, ids: list[int], offsets: Offsets) -> tuple[list[int], Offsets]:
         """Two tokens where one holds the end of a prompt and the start of its answer: generation has the prompt's own."""
-        starts = [left for left, _ in offsets]
-        before = ((span.start, bisect_left(starts, span.start) - 1) for span in example.learnt)
+        before = ((span.start, bisect_left(offsets, (span.start, 0)) - 1) for span in example.learnt)
         borders = [border for border, i in before if i >= 0 and offsets[i][1] > border and ids[i] not in self._special]
         if not borders:
             return list(ids), offsets
@@ -252,7 +251,12 @@ class _Encoder:
     def _learnt_tokens(self, span: Span, ids: list[int], offsets: Offsets) -> list[int]:
         """The content and the token after it at which generation stops: nothing behind it is learnt."""
         inside = self._inside(span, ids, offsets)
-        closing = [place for place, i in enumerate(inside) if self._closes(span, ids[i], offsets[i])]
+        behind = bisect_left(inside, span.content_end, key=lambda i: offsets[i][1])
+        closing = [
+            place
+            for place in range(behind, len(inside))
+            if self._closes(span, ids[inside[place]], offsets[inside[place]])
+        ]
         if closing:
             # Marks that close a tool call may be special too; what ends an ordinary answer comes behind them.
             usual = (place for place in closing if ids[inside[place]] == self._usual_end)
@@ -265,9 +269,11 @@ class _Encoder:
 
     def _inside(self, span: Span, ids: list[int], offsets: Offsets) -> list[int]:
         """Tokens that hold something of the content, or stand between its end and that of the span."""
+        first = max(0, bisect_left(offsets, (span.start, 0)) - 1)
+        past = bisect_left(offsets, (span.end, 0), lo=first)
         return [
             i
-            for i, (left, right) in enumerate(offsets)
+            for i, (left, right) in enumerate(offsets[first:past], start=first)
             if right > span.start
             and right > left
             and (right <= span.end or left < span.content_end)

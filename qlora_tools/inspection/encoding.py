@@ -57,7 +57,8 @@ def _entity(text: str) -> re.Match[str] | None:
     if "&" not in text or not _ENTITY.search(text) or _MARKUP.search(text) or _ABOUT_MARKUP.search(text):
         return None
     prose = _CODE.sub(" ", text)
-    return None if is_code_like(prose) else _ENTITY.search(prose)
+    # Their own marks are no sign of code.
+    return None if is_code_like(_ENTITY.sub(" ", prose)) else _ENTITY.search(prose)
 
 
 def _escape(text: str) -> re.Match[str] | None:

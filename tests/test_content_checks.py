@@ -21,6 +21,21 @@ from qlora_tools.results import Finding
 from .good_rows import good_rows
 
 PLANTED = (17, 101, 250)
+# What stands in these rows before something is planted.
+PROSE = (
+    (
+        "Why do leaves turn red in autumn?",
+        "The green of the leaves fades as the days grow short, and red colours show that were hidden.",
+    ),
+    (
+        "How long should rice be cooked?",
+        "White rice takes about fifteen minutes on low heat, and ten more under the lid to rest.",
+    ),
+    (
+        "Who built the first steam railway?",
+        "Richard Trevithick let a steam engine pull wagons on rails in Wales, years before Stephenson.",
+    ),
+)
 GOOD = 300
 
 
@@ -57,16 +72,16 @@ def parts(example: Example) -> tuple[str, str]:
     return example.messages[0]["content"], example.messages[1]["content"]
 
 
-def answer_becomes(change: Callable[[str], str]) -> Callable[[Example, int], Example]:
-    def plant(example: Example, _number: int) -> Example:
+def answer_becomes(change: Callable[[str], str]) -> Callable[[Example], Example]:
+    def plant(example: Example) -> Example:
         user, answer = parts(example)
         return chat(user, change(answer))
 
     return plant
 
 
-def prompt_becomes(change: Callable[[str], str]) -> Callable[[Example, int], Example]:
-    def plant(example: Example, _number: int) -> Example:
+def prompt_becomes(change: Callable[[str], str]) -> Callable[[Example], Example]:
+    def plant(example: Example) -> Example:
         user, answer = parts(example)
         return chat(change(user), answer)
 
@@ -78,9 +93,9 @@ GERMAN = (
     "meldet sie einen Fehler, den der Aufrufer behandeln muss."
 )
 SHORT_CUT = "It opens the file and reads the whole of it into memory, then it closes the file again and hands the "
-PLANTS: dict[str, tuple[str, Callable[[Example, int], Example]]] = {
+PLANTS: dict[str, tuple[str, Callable[[Example], Example]]] = {
     "answer of one word": ("short_answers", answer_becomes(lambda _: "ok")),
-    "answer that repeats its prompt": ("echoes", lambda example, _: chat(parts(example)[0], f" {parts(example)[0]}\n")),
+    "answer that repeats its prompt": ("echoes", lambda example: chat(parts(example)[0], f" {parts(example)[0]}\n")),
     "answer N/A": ("placeholders", answer_becomes(lambda _: "N/A")),
     "answer null": ("placeholders", answer_becomes(lambda _: "null")),
     "answer deleted": ("placeholders", answer_becomes(lambda _: "[deleted]")),
@@ -127,9 +142,8 @@ PLANTS: dict[str, tuple[str, Callable[[Example, int], Example]]] = {
 def test_a_planted_defect_is_found_in_its_rows_and_nothing_else_is(name: str) -> None:
     check, plant = PLANTS[name]
     examples = good_examples()
-    for number in PLANTED:
-        examples[number - 1] = plant(examples[number - 1], number)
-    # Three answers that are the same, to prompts that differ, repeat nothing but themselves.
+    for number, pair in zip(PLANTED, PROSE, strict=True):
+        examples[number - 1] = plant(chat(*pair))
     found = heavy(all_findings(numbered(examples)))
     found.pop(GOOD_NEAR, None)
     assert found == {check: list(PLANTED)}

@@ -562,7 +562,7 @@ def test_the_bars_of_a_terminal_hold_every_row_and_mark_both_limits() -> None:
         assert sum(int(match[1].replace(",", "")) for match in told if match) == sum(
             rows for _, rows in lengths.histogram
         )
-        assert [match[2] for match in told if match and match[2]] == [" ← suggested 1,024", " ← set 2,048"]
+        assert [match[2] for match in told if match and match[2]] == [" ← suggested 1,024", " ← counted 2,048"]
 
 
 def test_many_bars_are_joined_until_they_fit_on_a_screen() -> None:

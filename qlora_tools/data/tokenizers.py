@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingLibraryError
+from ..errors import MissingLibraryError, ModelError
 from ..models.catalogue import CATALOGUE
 from ..models.packaged import prepare_packaged_model
 from ..models.reference import ModelReference
@@ -16,7 +16,12 @@ _UNUSABLE = (OSError, ValueError, ImportError, KeyError, TypeError)
 
 
 def find_tokenizer(reference: ModelReference) -> tuple[Any, str]:
-    """The tokenizer of a model and nothing, or None and why there is none. Nothing is fetched."""
+    """The tokenizer of a model and nothing, or None and why there is none. Nothing is fetched.
+
+    Raises `ModelError` for a directory that is not there.
+    """
+    if reference.source == "local" and not as_path(reference.name).exists():
+        raise ModelError(f"There is no model directory {as_path(reference.name)}.", next_step="Check model.name.")
     if importlib.util.find_spec("transformers") is None:
         return None, "transformers is not installed"
     directory = _tokenizer_directory(reference)

@@ -80,7 +80,13 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
         )
     path = directory / RECORD_FILE
     try:
-        return AdapterRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if '"style": "instruction"' in text:
+            raise ModelError(
+                f"{directory} was trained by version 0.1.0 in a prompt form that it did not store.",
+                next_step="Train it again: the form is stored with the adapter now.",
+            )
+        return AdapterRecord.model_validate_json(text)
     except FileNotFoundError:
         return _record_of_foreign_adapter(adapter_config)
     except (OSError, ValidationError, UnicodeDecodeError):

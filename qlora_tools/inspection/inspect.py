@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from ..config.overrides import config_with
 from ..config.schema import RunConfig
@@ -17,20 +17,19 @@ from ..events import Listener, RunEvent, ignore
 from ..models.reference import ModelReference
 from ..results import DatasetReport, Finding, LengthSummary, MaskedRow, PackingSummary
 from .checks import language_shares, run_content_checks
-from .findings import finding, rows_said
+from .findings import finding
 from .masks import masked_rows
 from .overlap import OverlapPair
 from .rows import CheckedRow
 from .scan import Scan, refusals, scan, source_counts, unusable_findings
+from .structure import structure_findings
 from .summaries import length_summary, packing_summary
 from .template import prompt_form, template_findings
 from .tokens import TokenView, token_findings, tokenise_sample
+from .verdict import by_severity, next_step, summary_line, verdict_of
 
 ROWS_CHECKED = 20_000
-_FEW_ROWS = 50
-_ORDER = {"error": 0, "warning": 1, "note": 2}
 _NO_MODEL = "any"
-Verdict = Literal["ready", "ready with warnings", "not ready"]
 
 
 def inspect_dataset(
@@ -63,7 +62,7 @@ def inspect_config(
     # A copy, since a base without a chat template gets one installed on its tokenizer.
     found, why_not = (deepcopy(tokenizer), "") if tokenizer is not None else find_tokenizer(_reference(config))
     limit = config.training.max_length_tokens
-    return _Inspection(config, config.model.name, found, why_not, limit, rows, on_event).report()
+    return _Inspection(config, config.model.name, found, why_not, limit, rows, on_event, from_config=True).report()
 
 
 def _reference(config: RunConfig) -> ModelReference:
@@ -96,6 +95,7 @@ class _Inspection:
     limit: int | None
     rows: int
     on_event: Listener
+    from_config: bool = False
 
     def report(self) -> DatasetReport:
         began = time.monotonic()
@@ -105,51 +105,45 @@ class _Inspection:
         except UnknownFormatError as error:
             return self._unknown_format(error, time.monotonic() - began)
         checked = found.checked_rows()
-        evaluation = self._evaluation_rows(found, checked)
-        findings = [*unusable_findings(found.reasons, found.rows), *found.digests.findings(), *self._few(found)]
-        not_checked = list(found.notes)
-        content, left_out = run_content_checks(checked, source_counts(found), evaluation, self.on_event)
-        findings += content
-        not_checked += left_out
+        held_out = self._held_out()
+        findings = structure_findings(found, held_out)
+        overlap, not_compared = self._overlap(found, checked, held_out)
+        content, left_out = run_content_checks(checked, source_counts(found), overlap, self.on_event)
         tokens = self._tokens(checked, found)
-        findings += tokens.findings if tokens else ()
+        findings += [*content, *(tokens.findings if tokens else ())]
+        not_checked = [*not_compared, *left_out]
         if self.tokenizer is None:
             not_checked.append(f"tokens, masks and the chat template: {self.why_no_tokens}")
         rest = (tokens, language_shares(checked), time.monotonic() - began)
         return self._assembled(found, checked, findings, not_checked, rest)
 
-    def _evaluation_rows(self, found: Scan, checked: Sequence[CheckedRow]) -> OverlapPair | None:
-        """The rows that are held out, and the training rows beside them."""
-        data = self.config.data
-        if (source := evaluation_source(data)) is not None:
-            self.on_event(RunEvent("phase", f"Reading {source.source.path}"))
-            held_out = scan((source,), self.rows, self.on_event)
-            return OverlapPair(checked, held_out.checked_rows(), found.digests.shared_with(held_out.digests))
-        if data.evaluation_fraction == 0 or len(checked) != found.usable:
+    def _held_out(self) -> Scan | None:
+        source = evaluation_source(self.config.data)
+        if source is None:
             return None
-        kept, held = split_for_evaluation(len(checked), data.evaluation_fraction, self.config.training.seed)
-        return OverlapPair([checked[place] for place in kept], [checked[place] for place in held])
+        self.on_event(RunEvent("phase", f"Reading {source.source.path}"))
+        return scan((source,), self.rows, self.on_event)
 
-    def _few(self, found: Scan) -> list[Finding]:
-        if found.usable >= _FEW_ROWS:
-            return []
-        return [
-            finding(
-                "few_rows",
-                "warning",
-                f"Only {rows_said(found.usable)} can be used: enough to try the set-up, too few to learn from without "
-                "learning them by heart",
-                [],
-                found.rows,
-                next_step="A few hundred good rows teach a style or a format; more teach more.",
-            )
-        ]
+    def _overlap(
+        self, found: Scan, checked: Sequence[CheckedRow], held_out: Scan | None
+    ) -> tuple[OverlapPair | None, list[str]]:
+        """The rows that are held out and the training rows beside them, or why they are not compared."""
+        data = self.config.data
+        if held_out is not None:
+            shared = found.digests.shared_with(held_out.digests)
+            return OverlapPair(checked, held_out.checked_rows(), shared), []
+        if data.evaluation_fraction == 0:
+            return None, []
+        if len(checked) != found.usable:
+            return None, ["rows that are held out and stand in the training rows too: there are more rows than --rows"]
+        kept, held = split_for_evaluation(len(checked), data.evaluation_fraction, self.config.training.seed)
+        return OverlapPair([checked[place] for place in kept], [checked[place] for place in held]), []
 
     def _tokens(self, checked: Sequence[CheckedRow], found: Scan) -> _Tokens | None:
         if not checked:
             return None
         if self.tokenizer is None:
-            return self._lengths_by_characters(checked, found)
+            return self._lengths_by_characters(checked, found, self.why_no_tokens)
         own_template = bool(self.tokenizer.chat_template)
         self.on_event(RunEvent("phase", "Tokenising rows as training does"))
         renderer, encoded = tokenise_sample(checked, self.tokenizer, self.config, self.on_event)
@@ -157,7 +151,8 @@ class _Inspection:
         findings = [*refused, *template_findings(checked, renderer, own_template=own_template)]
         form = prompt_form(renderer, own_template=own_template)
         if not encoded.rows:
-            return replace(self._lengths_by_characters(checked, found), findings=tuple(findings), prompt_form=form)
+            by_characters = self._lengths_by_characters(checked, found, "the chat template refuses every row")
+            return replace(by_characters, findings=tuple(findings), prompt_form=form)
         counted = [len(row.input_ids) for row in encoded.rows]
         looked_at = (
             "" if len(checked) == found.usable else f", on {len(checked):,} of {found.usable:,} rows spread evenly"
@@ -178,9 +173,9 @@ class _Inspection:
             stop_tokens=tuple(self.tokenizer.convert_ids_to_tokens(list(encoded.stop_token_ids))),
         )
 
-    def _lengths_by_characters(self, checked: Sequence[CheckedRow], found: Scan) -> _Tokens:
+    def _lengths_by_characters(self, checked: Sequence[CheckedRow], found: Scan, why: str) -> _Tokens:
         counted = sorted(tokens_by_characters(row.example) for row in checked)
-        note = f"estimated from characters, since {self.why_no_tokens}"
+        note = f"estimated from characters, since {why}"
         lengths = RowLengths(tuple(counted), found.usable, "characters", note)
         summary = self._summary(lengths)
         mean = sum(min(tokens, summary.max_length_tokens) for tokens in counted) / len(counted)
@@ -195,6 +190,12 @@ class _Inspection:
         bins = training.packing == "bins"
         return packing_summary(lengths, limit=limit, micro_batch_size=training.micro_batch_size, bins=bins)
 
+    def _rows_per_epoch(self, found: Scan) -> float:
+        """Usable rows that are trained, as often as their sources' weights say."""
+        weights = {named.source.path: named.weight for named in training_sources(self.config.data)}
+        rows = sum(count * weights[path] for path, count in found.rows_by_source.items())
+        return rows * (1 - self.config.data.evaluation_fraction)
+
     def _assembled(
         self,
         found: Scan,
@@ -204,13 +205,13 @@ class _Inspection:
         rest: tuple[_Tokens | None, dict[str, float], float],
     ) -> DatasetReport:
         tokens, languages, seconds = rest
-        ordered = sorted(findings, key=lambda item: (_ORDER[item.severity], -item.count))
-        verdict = _verdict(ordered)
+        ordered = by_severity(findings)
+        verdict = verdict_of(ordered)
         return DatasetReport(
             path=self.config.data.path,
             model=self.model,
             verdict=verdict,
-            summary=_summary_line(found, ordered),
+            summary=summary_line(found, ordered),
             mapping=found.mappings[0],
             proposal=None,
             rows=found.rows,
@@ -223,13 +224,13 @@ class _Inspection:
             prompt_form=tokens.prompt_form if tokens else None,
             stop_tokens=list(tokens.stop_tokens) if tokens else [],
             packing=tokens.packing if tokens else None,
-            tokens_per_epoch=round(tokens.tokens_per_row * found.usable) if tokens else None,
-            learnt_tokens_per_epoch=_projected(tokens, found.usable),
+            tokens_per_epoch=round(tokens.tokens_per_row * self._rows_per_epoch(found)) if tokens else None,
+            learnt_tokens_per_epoch=_projected(tokens, self._rows_per_epoch(found)),
             sources=source_counts(found),
             languages=languages,
             not_checked=list(not_checked),
             seconds=seconds,
-            next_step=_next_step(verdict),
+            next_step=next_step(verdict, self.config.data.path, self.model, from_config=self.from_config),
         )
 
     def _unknown_format(self, error: UnknownFormatError, seconds: float) -> DatasetReport:
@@ -261,7 +262,7 @@ class _Inspection:
         )
 
 
-def _projected(tokens: _Tokens | None, rows: int) -> int | None:
+def _projected(tokens: _Tokens | None, rows: float) -> int | None:
     if tokens is None or tokens.learnt_per_row is None:
         return None
     return round(tokens.learnt_per_row * rows)
@@ -271,26 +272,3 @@ def _model_limit(tokenizer: Any) -> int | None:
     """The length that the tokenizer says its model was made for; some say a number without meaning."""
     limit = getattr(tokenizer, "model_max_length", None)
     return limit if isinstance(limit, int) and limit < 10**8 else None
-
-
-def _verdict(findings: Sequence[Finding]) -> Verdict:
-    severities = {item.severity for item in findings}
-    return "not ready" if "error" in severities else "ready with warnings" if "warning" in severities else "ready"
-
-
-def _summary_line(found: Scan, findings: Sequence[Finding]) -> str:
-    counts = {severity: sum(item.severity == severity for item in findings) for severity in _ORDER}
-    formats = " and ".join(dict.fromkeys(mapping.format for mapping in found.mappings))
-    parts = [f"{found.usable:,} of {found.rows:,} rows can be used, read as {formats}"]
-    parts += [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count]
-    return "; ".join(parts) + "."
-
-
-def _next_step(verdict: Verdict) -> str:
-    if verdict == "not ready":
-        return "Mend what is marked as an error and inspect again; data.check: warn trains on what can be used all the same."
-    if verdict == "ready with warnings":
-        return (
-            "Look at the warnings and at the masks, then plan the run: `qlora plan --model M --data PATH -o run.yaml`."
-        )
-    return "Plan the run: `qlora plan --model M --data PATH -o run.yaml`."

@@ -11,6 +11,7 @@ from .findings import finding
 from .rows import CheckedRow
 
 _PROMPTS_COMPARED = 200
+_THOUGHT_COMPARED = 40
 _DATE = re.compile(r"strftime_now|date_string")
 _FORMS = {
     "chat_template": "the model's own chat template",
@@ -35,6 +36,7 @@ def template_findings(rows: Sequence[CheckedRow], renderer: Renderer, *, own_tem
         *found,
         *_folded_system(rows, renderer),
         *_left_out(rows, renderer),
+        *_thoughts_removed(rows, renderer),
         *_generation_prompt(rows, renderer),
         *_dated(renderer.tokenizer),
     ]
@@ -101,6 +103,33 @@ def _left_out(rows: Sequence[CheckedRow], renderer: Renderer) -> list[Finding]:
     return found
 
 
+def _thoughts_removed(rows: Sequence[CheckedRow], renderer: Renderer) -> list[Finding]:
+    """Answers that bring their thoughts in the text, and lose them in the template: whole turns only are missed elsewhere."""
+    thinking = [row for row in _chats(rows) if "</think>" in row.answer][:_PROMPTS_COMPARED]
+    removed = [row.number for row in thinking if not _keeps_thought(row, renderer)]
+    if not removed:
+        return []
+    return [
+        finding(
+            "thoughts_removed",
+            "warning",
+            "The chat template removes <think>...</think> from answers, so the thoughts are not learnt",
+            removed,
+            len(thinking),
+            next_step="Choose a model whose template keeps the thoughts of the last answer, or train the answers alone.",
+        )
+    ]
+
+
+def _keeps_thought(row: CheckedRow, renderer: Renderer) -> bool:
+    assert isinstance(row.example, Conversation)
+    thought = row.answer.split("</think>")[0].split("<think>")[-1].strip()[:_THOUGHT_COMPARED]
+    try:
+        return thought in renderer.training_text(row.example, "all").text
+    except RowError:
+        return True  # said elsewhere
+
+
 def _generation_prompt(rows: Sequence[CheckedRow], renderer: Renderer) -> list[Finding]:
     if not renderer.template.abilities.generation_prompt:
         return [
@@ -123,10 +152,10 @@ def _generation_prompt(rows: Sequence[CheckedRow], renderer: Renderer) -> list[F
             "prompt_differs",
             "warning",
             "The prompt that the template writes for generation is not how the trained text begins: usually it opens a "
-            "thinking block that these answers do not have",
+            "thinking block that the trained answers do not have",
             differing,
             len(compared),
-            next_step="Give the answers their thoughts (<think>...</think>), or choose a model or template without them.",
+            next_step="Train thoughts that the template keeps, or choose a model whose prompt opens no thinking block.",
         )
     ]
 

@@ -132,8 +132,8 @@ def _print_lengths(console: Console, lengths: LengthSummary, *, plain: bool) -> 
         table.add_row(*map(Text, cells), style="bold" if mark else "")
     console.print(table)
     set_to, better = lengths.max_length_tokens, lengths.suggested_max_length_tokens
-    advice = f"; {better:,} is suggested" if better != set_to else ", as is suggested"
-    _say(console, Text(f"training.max_length_tokens is {set_to:,}{advice}."))
+    counted = "" if better == set_to else f" Counted here with {set_to:,}."
+    _say(console, Text(f"Suggested: training.max_length_tokens: {better}.{counted}"))
 
 
 def length_bars(lengths: LengthSummary, width: int, *, plain: bool) -> list[Text]:
@@ -164,7 +164,7 @@ def _merged(bars: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _bar_marks(lengths: LengthSummary, ends: list[int]) -> list[str]:
     marks = [""] * len(ends)
-    for name, value in (("set", lengths.max_length_tokens), ("suggested", lengths.suggested_max_length_tokens)):
+    for name, value in (("counted", lengths.max_length_tokens), ("suggested", lengths.suggested_max_length_tokens)):
         place = next((index for index, end in enumerate(ends) if value <= end), None)
         if place is not None:
             marks[place] += f"{', ' if marks[place] else ' ← '}{name} {value:,}"

@@ -138,7 +138,10 @@ def facts(report: DatasetReport) -> Iterator[tuple[str, str]]:
         yield "columns", ", ".join(f"{ours} ← {theirs}" for ours, theirs in report.mapping.columns.items())
         if report.mapping.unused_columns:
             yield "unused columns", ", ".join(report.mapping.unused_columns)
-    yield "learnt", f"{_WHAT_IS_LEARNT.get(report.loss_on, report.loss_on)} (data.loss_on: {report.loss_on})"
+    if report.mapping is not None and report.mapping.format == "text":
+        yield "learnt", "all of each row, since it is plain text"
+    else:
+        yield "learnt", f"{_WHAT_IS_LEARNT.get(report.loss_on, report.loss_on)} (data.loss_on: {report.loss_on})"
     if report.prompt_form is not None:
         yield "text of a row", report.prompt_form
     if report.stop_tokens:
@@ -153,7 +156,7 @@ def amounts(report: DatasetReport) -> Iterator[tuple[str, str]]:
         pack = report.packing
         yield (
             "packed",
-            f"{pack.bins:,} bins of {pack.bin_tokens:,} tokens, {pack.rows_per_bin:,.1f} rows each, "
+            f"{pack.bins:,} {'bin' if pack.bins == 1 else 'bins'} of {pack.bin_tokens:,} tokens, {pack.rows_per_bin:,.1f} rows each, "
             f"{percent(pack.fill)} full",
         )
         yield "not packed", f"padded micro-batches are {percent(pack.padded_fill)} full"
@@ -189,8 +192,8 @@ def percentile_words(lengths: LengthSummary) -> list[tuple[str, str]]:
 
 
 def limit_mark(lengths: LengthSummary, limit: int) -> str:
-    """Whether `limit` is the one that is set, the one that is suggested, or both."""
-    marks = {"set": lengths.max_length_tokens, "suggested": lengths.suggested_max_length_tokens}
+    """Whether `limit` is the one that was counted with, the one that is suggested, or both."""
+    marks = {"counted": lengths.max_length_tokens, "suggested": lengths.suggested_max_length_tokens}
     return ", ".join(name for name, value in marks.items() if value == limit)
 
 

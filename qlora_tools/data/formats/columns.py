@@ -16,6 +16,10 @@ _WORDS = re.compile(r"[\s\-]+")
 _DATES = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\s*[\d.,:+%-]+\s*$")
 _MOST_PATHS = 60
 _PROSE_CHARACTERS = 40
+# Few values over and over that say where a row comes from, and are no label of it.
+_ORIGINS = frozenset(
+    ("lang", "language", "source", "dataset", "origin", "license", "split", "subset", "domain", "site")
+)
 _ROWS_TO_JUDGE = 6
 _REPEATS = 3
 _DEEPEST = 3
@@ -65,9 +69,30 @@ class Column:
         """Whether its texts are ids, addresses, dates, numbers, or few values over and over."""
         if not self.texts:
             return False
-        few = len(self.texts) >= _ROWS_TO_JUDGE and len(set(self.texts)) <= len(self.texts) // _REPEATS
         dates = sum(bool(_DATES.match(value)) for value in self.texts)
-        return few or 2 * dates > len(self.texts) or (not self._spaced and self._is_plain_ascii)
+        return self._repeats or 2 * dates > len(self.texts) or (not self._spaced and self._is_plain_ascii)
+
+    @property
+    def has_few_values(self) -> bool:
+        """Whether it holds few texts over and over, as labels and categories do."""
+        return self._repeats and len(set(self.texts)) > 1 and plain_name(self.path) not in _ORIGINS
+
+    @property
+    def _repeats(self) -> bool:
+        return len(self.texts) >= _ROWS_TO_JUDGE and len(set(self.texts)) <= len(self.texts) // _REPEATS
+
+    @property
+    def is_identifier(self) -> bool:
+        """Whether its texts are codes such as T-101: one word of ASCII with digits, another one in each row."""
+        digits = sum(any(map(str.isdigit, value)) for value in self.texts)
+        different = len(set(self.texts)) > 0.9 * len(self.texts)
+        return (
+            bool(self.texts)
+            and not self._spaced
+            and self._is_plain_ascii
+            and different
+            and 2 * digits > len(self.texts)
+        )
 
     @cached_property
     def _spaced(self) -> int:

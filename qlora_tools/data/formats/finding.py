@@ -213,7 +213,10 @@ def find_text(search: Search) -> Found | None:
         lost = search.strict and any(_is_the_point(other, search.table.column(path)) for other in _others(search, path))
         return None if lost else search.complete("text", {"text": path})
     prose = [column for column in search.table.columns.values() if column.is_text and not column.is_metadata]
-    if len(prose) == 1 and (prose[0].is_prose or not search.strict):
+    labelled = search.strict and any(
+        column.is_text and column.has_few_values for column in search.table.columns.values()
+    )
+    if len(prose) == 1 and not labelled and (prose[0].is_prose or not search.strict):
         return search.complete("text", {"text": prose[0].path}, "content")
     return None
 

@@ -53,7 +53,8 @@ def guessed_pair(table: Table) -> tuple[str] | tuple[str, str] | None:
     if not candidates:
         return None
     if len(candidates) == 1:
-        return (candidates[0].path,)
+        labels = [column for column in table.columns.values() if column.is_text and column.has_few_values]
+        return (candidates[0].path, labels[0].path) if len(labels) == 1 else (candidates[0].path,)
     asked = _named(candidates, _ASKED)
     answer = _named([column for column in candidates if column is not asked], _ANSWERED)
     asked = asked or _asks([column for column in candidates if column is not answer])
@@ -64,7 +65,7 @@ def guessed_pair(table: Table) -> tuple[str] | tuple[str, str] | None:
 
 
 def _is_candidate(column: Column) -> bool:
-    if not has_text(column) or _has_word(column, _IDENTIFIERS):
+    if not has_text(column) or _has_word(column, _IDENTIFIERS) or column.is_identifier:
         return False
     return not column.is_metadata or _has_word(column, _ANSWERED | _ASKED)
 

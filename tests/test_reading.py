@@ -271,7 +271,7 @@ def test_a_folder_is_read_in_order_with_mixed_suffixes_and_hidden_files_left_alo
     places = [row.place for row in rows[::2]]
     assert places == ["a.jsonl, line 1", "b.csv, line 2", "sub/c.jsonl.gz, line 1", "z.zip/part/d.jsonl, line 1"]
     assert stream.notes == [
-        "Left out, since they are no data files: README.md, license.txt.",
+        "Left out, since they are no data files: README.md, gone.jsonl, license.txt.",
         "empty.jsonl is empty (0 bytes).",
     ]
     assert stream.done_bytes == stream.total_bytes

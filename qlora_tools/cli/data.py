@@ -59,7 +59,11 @@ def command() -> None:
     help="Rows that the checks which cost time look at, spread evenly.",
 )
 @click.option(
-    "--show", type=click.IntRange(0, 100), default=3, show_default=True, help="Rows shown with what is learnt of them."
+    "--show",
+    type=click.IntRange(0, 100),
+    default=3,
+    show_default=True,
+    help="Rows shown with what is learnt of them, at most ten.",
 )
 @click.option("--html", type=_file, help="Write all of it as a page, one file (.html).")
 @click.option("--picture", type=_file, help="Write the lengths as a histogram (PNG).")
@@ -97,7 +101,8 @@ def inspect(
         print_dataset_report(stdout(), report, most_rows=show)
     redacted = _redacted(job, files["redact"]) if "redact" in files else None
     written += [files["redact"]] if "redact" in files else []
-    _show_files(report, written, redacted, as_json=as_json)
+    shown = report.model_copy(update={"masks": report.masks[:show]})
+    _show_files(shown, written, redacted, as_json=as_json)
     return _NOT_READY if report.verdict == "not ready" else 0
 
 

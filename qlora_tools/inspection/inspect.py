@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..config.overrides import config_with
@@ -17,7 +18,7 @@ from ..events import Listener, RunEvent, ignore
 from ..models.reference import ModelReference
 from ..results import DatasetReport, Finding, LengthSummary, MaskedRow, PackingSummary
 from .checks import language_shares, run_content_checks
-from .findings import finding
+from .findings import finding, shown
 from .masks import masked_rows
 from .overlap import OverlapPair
 from .rows import CheckedRow
@@ -82,6 +83,7 @@ class _Tokens:
     learnt_per_row: float | None
     prompt_form: str | None
     stop_tokens: tuple[str, ...]
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,20 @@ class _Inspection:
         not_checked = [*not_compared, *left_out]
         if self.tokenizer is None:
             not_checked.append(f"tokens, masks and the chat template: {self.why_no_tokens}")
+            findings += self._model_not_used()
         rest = (tokens, language_shares(checked), time.monotonic() - began)
         return self._assembled(found, checked, findings, not_checked, rest)
+
+    def _model_not_used(self) -> list[Finding]:
+        """A model that was named and could not be looked at: the rows alone make nothing ready."""
+        if self.model is None:
+            return []
+        message = f"The rows were not checked with {shown(self.model, 80)}: {self.why_no_tokens}"
+        there = Path(self.model).is_dir() and not self.model.startswith((".", "/", "~"))
+        step = (
+            f"Write ./{self.model} for the directory." if there else "Fetch the model first, or name a local directory."
+        )
+        return [finding("model_not_used", "warning", message, [], 0, next_step=step)]
 
     def _held_out(self) -> Scan | None:
         source = evaluation_source(self.config.data)
@@ -152,7 +166,8 @@ class _Inspection:
         form = prompt_form(renderer, own_template=own_template)
         if not encoded.rows:
             by_characters = self._lengths_by_characters(checked, found, "the chat template refuses every row")
-            return replace(by_characters, findings=tuple(findings), prompt_form=form)
+            told = tuple(findings)
+            return replace(by_characters, findings=told, prompt_form=form, refused=len(encoded.unusable))
         counted = [len(row.input_ids) for row in encoded.rows]
         looked_at = (
             "" if len(checked) == found.usable else f", on {len(checked):,} of {found.usable:,} rows spread evenly"
@@ -161,9 +176,11 @@ class _Inspection:
         lengths = replace(RowLengths.of(counted, note=note), rows=found.usable)
         summary = self._summary(lengths)
         limit = summary.max_length_tokens
-        view = TokenView(checked, renderer, encoded, limit, self.config.data.long_rows)
+        data = self.config.data
+        view = TokenView(checked, renderer, encoded, limit, data.long_rows, data.loss_on)
         return _Tokens(
             findings=(*findings, *token_findings(view)),
+            refused=len(encoded.unusable),
             lengths=summary,
             packing=self._packing(lengths, limit),
             masks=tuple(masked_rows(view, side_by_side=self.config.training.packing in ("bins", "padding_free"))),
@@ -211,12 +228,12 @@ class _Inspection:
             path=self.config.data.path,
             model=self.model,
             verdict=verdict,
-            summary=summary_line(found, ordered),
+            summary=summary_line(found, ordered, tokens.refused if tokens else 0),
             mapping=found.mappings[0],
             proposal=None,
             rows=found.rows,
             rows_checked=len(checked),
-            unusable_rows=found.unusable,
+            unusable_rows=found.unusable + (tokens.refused if tokens else 0),
             findings=ordered,
             lengths=tokens.lengths if tokens else None,
             masks=list(tokens.masks) if tokens else [],

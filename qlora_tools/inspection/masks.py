@@ -8,10 +8,11 @@ from ..data.examples import Conversation, Example
 from ..data.rows import IGNORED, TokenRow
 from ..results import MaskedRow, MaskPiece
 from .redact import masked_text
-from .tokens import TokenView
+from .tokens import TokenView, special_ids
 
 _MOST_ROWS = 10
-_LONGEST_PIECE = 600
+_LONGEST_LEARNT, _LONGEST_UNLEARNT = 600, 240
+_MOST_PIECES = 40
 
 
 def masked_rows(view: TokenView, *, side_by_side: bool) -> list[MaskedRow]:
@@ -21,7 +22,7 @@ def masked_rows(view: TokenView, *, side_by_side: bool) -> list[MaskedRow]:
     tokenizer, limit = view.tokenizer, view.max_length_tokens
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     collator = FlatCollator() if side_by_side else PaddedCollator(pad)
-    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    special = special_ids(tokenizer)
     shown = []
     for row in _unlike(view.encoded.rows, view.examples(), limit):
         batch = collator([{"input_ids": row.input_ids[:limit], "labels": row.labels[:limit]}])
@@ -68,8 +69,13 @@ def _pieces(ids: list[int], labels: list[int], special: set[int], tokenizer: Any
     for (learnt, is_special), run in groupby(marked, key=lambda pair: (pair[1] != IGNORED, pair[0] in special)):
         # Reports are kept and sent around: what is private in a row is masked here too.
         text = masked_text(_text([index for index, _ in run], tokenizer))
-        pieces.append(MaskPiece(text=_shortened(text), learnt=learnt, special=is_special))
-    return pieces
+        most = _LONGEST_LEARNT if learnt else _LONGEST_UNLEARNT
+        pieces.append(MaskPiece(text=_shortened(text, most), learnt=learnt, special=is_special))
+    if len(pieces) <= _MOST_PIECES:
+        return pieces
+    half, left_out = _MOST_PIECES // 2, len(pieces) - _MOST_PIECES
+    gap = MaskPiece(text=f" [... {left_out:,} pieces ...] ", learnt=False, special=False)
+    return [*pieces[:half], gap, *pieces[-half:]]
 
 
 def _text(ids: list[int], tokenizer: Any) -> str:
@@ -79,8 +85,8 @@ def _text(ids: list[int], tokenizer: Any) -> str:
     return " " + text if first.startswith("▁") and not text.startswith(" ") else text
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST_PIECE:
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
         return text
-    half = _LONGEST_PIECE // 2
+    half = most // 2
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"

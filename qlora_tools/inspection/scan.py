@@ -39,6 +39,7 @@ class Scan:
     sample: EvenSample
     digests: RowDigests = field(default_factory=RowDigests)
     paths: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
     mappings: list[RowMapping] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows: int = 0
@@ -83,6 +84,7 @@ def scan(sources: Sequence[NamedRows], most: int, on_event: Listener) -> Scan:
     for named in sources:
         reader = RowReader(named, offset=found.rows)
         found.paths.append(named.source.path)
+        found.starts.append(found.rows)
         found.mappings.append(reader.mapping)
         column = _source_column(reader)
         for row in reader:

@@ -1,5 +1,6 @@
 """What stands out about the rows as a whole, before any text or token is looked at."""
 
+from ..data.reading.byte_streams import ROWS_MISSING
 from ..results import Finding
 from .findings import finding, rows_said, shown
 from .scan import Scan, unusable_findings
@@ -17,8 +18,14 @@ def structure_findings(found: Scan, evaluation: Scan | None) -> list[Finding]:
         *_few(found),
         *_rejected(found),
         *_further_sources(found),
-        *(finding("reading", "note", shown(note, 400), [], 0) for note in found.notes),
+        *map(_note, found.notes),
     ]
+
+
+def _note(note: str) -> Finding:
+    if not note.startswith(ROWS_MISSING):
+        return finding("reading", "note", shown(note, 400), [], 0)
+    return finding("rows_missing", "error", shown(note, 400), [], 0, next_step="Fetch or write the file again.")
 
 
 def _few(found: Scan) -> list[Finding]:
@@ -40,9 +47,13 @@ def _rejected(found: Scan) -> list[Finding]:
 
 
 def _further_sources(found: Scan) -> list[Finding]:
+    """Which rows are of which source, and how the sources behind the first are read."""
+    if len(found.paths) == 1:
+        return []
+    ends = [*found.starts[1:], found.rows]
     said = (
-        f"{shown(path, 80)} is read as {mapping.format}: "
+        f"Rows {start + 1:,} to {end:,} are {shown(path, 80)}, read as {mapping.format}: "
         + ", ".join(f"{ours} ← {shown(theirs, 40)}" for ours, theirs in mapping.columns.items())
-        for path, mapping in zip(found.paths[1:], found.mappings[1:], strict=True)
+        for path, mapping, start, end in zip(found.paths, found.mappings, found.starts, ends, strict=True)
     )
     return [finding("further_source", "note", message, [], 0) for message in said]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.examples import Conversation, PlainText, RowError
+from ..data.examples import Conversation, Message, PlainText, RowError
 from ..data.rendering import Renderer
 from ..results import Finding
 from .findings import finding
@@ -12,6 +12,8 @@ from .rows import CheckedRow
 
 _PROMPTS_COMPARED = 200
 _THOUGHT_COMPARED = 40
+_WORD = "zqxvjk"
+_MARK = re.compile(r"<[|\w][^<>\s]*>")
 _DATE = re.compile(r"strftime_now|date_string")
 _FORMS = {
     "chat_template": "the model's own chat template",
@@ -38,6 +40,7 @@ def template_findings(rows: Sequence[CheckedRow], renderer: Renderer, *, own_tem
         *_left_out(rows, renderer),
         *_thoughts_removed(rows, renderer),
         *_generation_prompt(rows, renderer),
+        *_unknown_marks(renderer),
         *_dated(renderer.tokenizer),
     ]
 
@@ -168,6 +171,38 @@ def _asked_as_trained(row: CheckedRow, renderer: Renderer) -> bool:
         return renderer.training_text(example, "all").text.startswith(asked)
     except RowError:
         return True  # said elsewhere
+
+
+def _unknown_marks(renderer: Renderer) -> list[Finding]:
+    """Marks that close an answer and are no tokens of their own: a template of another model."""
+    turns = (
+        Message(role="user", content="hi"),
+        Message(role="assistant", content=_WORD),
+        Message(role="user", content="a"),
+    )
+    try:
+        text = renderer.template.text(turns)
+    except RowError:
+        return []
+    closing = text.partition(_WORD)[2]
+    unknown = [mark for mark in _MARK.findall(closing)[:1] if len(_ids(mark, renderer.tokenizer)) > 1]
+    if not unknown:
+        return []
+    return [
+        finding(
+            "unknown_marks",
+            "warning",
+            f"The chat template ends answers with {unknown[0]}, which is no token of this tokenizer: they do not belong "
+            "together",
+            [],
+            0,
+            next_step="Use the model with its own tokenizer and chat template.",
+        )
+    ]
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _dated(tokenizer: Any) -> list[Finding]:

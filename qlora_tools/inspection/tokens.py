@@ -27,6 +27,7 @@ class TokenView:
     encoded: EncodedRows
     max_length_tokens: int
     long_rows: str
+    loss_on: str
 
     @property
     def tokenizer(self) -> Any:
@@ -58,6 +59,8 @@ def token_findings(view: TokenView) -> list[Finding]:
     """All that is wrong with labels, ends and lengths."""
     checks: tuple[Callable[[TokenView], list[Finding]], ...] = (
         _nothing_to_learn,
+        _only_marks_learnt,
+        _earlier_answers,
         _without_stop_token,
         _double_bos,
         _special_tokens_in_text,
@@ -75,6 +78,31 @@ def _nothing_to_learn(view: TokenView) -> list[Finding]:
         len(view.encoded.rows),
         next_step="End each row with an assistant turn, or set data.loss_on: assistant to learn the earlier answers.",
     )
+
+
+def _only_marks_learnt(view: TokenView) -> list[Finding]:
+    """Rows of which the end of the turn is learnt, and nothing before it."""
+    special = special_ids(view.tokenizer)
+    learnt = [row for row in view.encoded.rows if row.learnt_tokens]
+    rows = [row.number for row in learnt if all(label == IGNORED or label in special for label in row.labels)]
+    return _hits(view, rows).finding(
+        "only_marks_learnt",
+        "error",
+        "Rows have only special tokens to learn, and no word of an answer: the template may put answers before prompts",
+        len(learnt),
+        next_step="Look at the masks; check the model's chat template.",
+    )
+
+
+def _earlier_answers(view: TokenView) -> list[Finding]:
+    chats = [row for row in view.rows if isinstance(row.example, Conversation)]
+    answers = [len(answer_texts(row.example)) for row in chats]
+    several = [row.number for row, count in zip(chats, answers, strict=True) if count > 1]
+    if view.loss_on != "completions" or len(several) * 2 < len(view.rows) or not several:
+        return []
+    message = f"Rows have {sum(answers) / len(answers):.1f} answers on average, and only the last of each is learnt"
+    step = "Set data.loss_on: assistant to learn every answer."
+    return [finding("earlier_answers", "note", message, several, len(view.rows), next_step=step)]
 
 
 def _without_stop_token(view: TokenView) -> list[Finding]:
@@ -121,6 +149,12 @@ def _special_tokens_in_text(view: TokenView) -> list[Finding]:
         len(view.rows),
         next_step="Remove the marks: the chat template writes its own.",
     )
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """The tokens that stand for themselves, such as the end of a turn."""
+    added = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return {*tokenizer.all_special_ids, *added}
 
 
 def special_texts(tokenizer: Any) -> list[str]:

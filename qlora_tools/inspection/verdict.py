@@ -25,11 +25,11 @@ def verdict_of(findings: Sequence[Finding]) -> Verdict:
     return "not ready" if "error" in severities else "ready with warnings" if "warning" in severities else "ready"
 
 
-def summary_line(found: Scan, findings: Sequence[Finding]) -> str:
-    """Rows, formats and findings in one line."""
+def summary_line(found: Scan, findings: Sequence[Finding], refused: int) -> str:
+    """Rows, formats and findings in one line; `refused` rows fit their format and not the chat template."""
     counts = {severity: sum(item.severity == severity for item in findings) for severity in _ORDER}
     formats = " and ".join(dict.fromkeys(mapping.format for mapping in found.mappings))
-    parts = [f"{found.usable:,} of {found.rows:,} rows can be used, read as {formats}"]
+    parts = [f"{found.usable - refused:,} of {found.rows:,} rows can be used, read as {formats}"]
     parts += [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count]
     return "; ".join(parts) + "."
 
@@ -51,8 +51,8 @@ def require_ready(report: DatasetReport) -> None:
     lines = "".join(f"\n  - {_line(found)}" for found in errors[:_MOST_SHOWN])
     raise CheckFailed(
         f"The dataset {report.path} is not ready:{lines}",
-        next_step="`qlora data inspect` shows the rows, their masks and what to do. Set data.check: warn to train on what "
-        "can be used all the same.",
+        next_step="`qlora data inspect --config` with this config shows the rows, their masks and what to do. Set "
+        "data.check: warn to train on what can be used all the same.",
     )
 
 

@@ -156,7 +156,7 @@ def amounts(report: DatasetReport) -> Iterator[tuple[str, str]]:
         pack = report.packing
         yield (
             "packed",
-            f"{pack.bins:,} {'bin' if pack.bins == 1 else 'bins'} of {pack.bin_tokens:,} tokens, {pack.rows_per_bin:,.1f} rows each, "
+            f"{_plural(pack.bins, 'bin')} of {pack.bin_tokens:,} tokens, {pack.rows_per_bin:,.1f} rows each, "
             f"{percent(pack.fill)} full",
         )
         yield "not packed", f"padded micro-batches are {percent(pack.padded_fill)} full"

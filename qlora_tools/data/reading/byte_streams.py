@@ -26,6 +26,10 @@ _ZSTD_PIECE_BYTES = 1024
 _UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+# How notes begin that say that a file has more rows than could be read.
+ROWS_MISSING = "Rows are missing: "
+
+
 class DamagedStreamError(Exception):
     """The bytes end or break off where they should go on."""
 

@@ -119,9 +119,11 @@ def _kind_by_content(path: Path) -> str | None:
 
 
 def _in_folder(folder: Path, split: str) -> tuple[list[DataFile], list[str]]:
-    names = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
+    found = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
+    names = {name: path for name, path in found.items() if path.is_file()}
     zipped = {name: path for name, path in names.items() if name.lower().endswith(".zip") and _is_zip(path)}
     wanted, other = _sorted_out(names.keys() - zipped.keys())
+    other = sorted([*other, *(found.keys() - names.keys())])  # pipes, devices, links to nowhere
     files = [DataFile(names[name], suffix_of(name), name, names[name].stat().st_size) for name in wanted]
     for name, path in zipped.items():
         members, more = _zip_members(path, name)
@@ -137,23 +139,16 @@ def _in_folder(folder: Path, split: str) -> tuple[list[DataFile], list[str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The regular files under a folder in order of their names, without hidden ones; each real folder once."""
-    seen = set()
+    """The files under a folder in order of their names, without hidden ones."""
 
     def stop(error: OSError) -> None:
         raise error
 
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=stop):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+    for place, folders, names in os.walk(folder, onerror=stop):  # links to folders may lead out of it, or back
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         found.extend(Path(place, name) for name in names if not name.startswith("."))
-    # A link to nowhere is no file either.
-    return (path for path in sorted(found) if path.is_file())
+    return iter(sorted(found))
 
 
 def _in_zip(path: Path, split: str) -> tuple[list[DataFile], list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from .byte_streams import DamagedStreamError
+from .byte_streams import ROWS_MISSING, DamagedStreamError
 from .text_rows import MAX_ROW_BYTES, Row, too_large
 
 _PIECE_BYTES = 2**20
@@ -150,7 +150,7 @@ def array_rows(stream: io.BufferedReader, notes: list[str]) -> Iterator[Row]:
             break
         value, problem, passed = _entry(window)
         if not passed:
-            notes.append(f"Nothing after row {number} is read, since its end cannot be found.")
+            notes.append(f"{ROWS_MISSING}nothing after row {number} is read, since its end cannot be found.")
             problem = f"{problem}; nothing after it is read"
         yield f"row {number}", None if problem else value, problem
         if not passed:
@@ -161,7 +161,7 @@ def array_rows(stream: io.BufferedReader, notes: list[str]) -> Iterator[Row]:
         window.at += 1
     problem = _ending(window)
     if problem:
-        notes.append(f"The JSON array {problem}.")
+        notes.append(f"{ROWS_MISSING}the JSON array {problem}.")
         yield f"row {number}", None, f"cannot be read: the JSON array {problem}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from .byte_streams import UnreadableError
+from .byte_streams import ROWS_MISSING, UnreadableError
 from .json_arrays import array_rows, escaped_half, half_character, kind_of
 from .text_rows import MAX_ROW_BYTES, Row, not_utf8, numbered_lines, too_large
 
@@ -114,7 +114,7 @@ def _document_rows(text: bytes, split: str, notes: list[str]) -> Iterator[Row]:
         problem = half_character(half or "", value) if whole else f"is not a JSON object but {kind_of(value)}"
         yield f"row {number}", None if problem else value, problem
     if broken:
-        notes.append(f"Nothing after row {len(values)} is read, since the text {broken}.")
+        notes.append(f"{ROWS_MISSING}nothing after row {len(values)} is read, since the text {broken}.")
         yield f"row {len(values) + 1}", None, f"{broken}; nothing after it is read"
 
 

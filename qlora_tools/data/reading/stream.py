@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from ...disk import DISK_FULL
 from ...errors import DataError
 from ...paths import as_path
-from .byte_streams import HEAD_BYTES, ByteCount, DamagedStreamError, UnreadableError, open_bytes, without_mark
+from .byte_streams import (
+    HEAD_BYTES,
+    ROWS_MISSING,
+    ByteCount,
+    DamagedStreamError,
+    UnreadableError,
+    open_bytes,
+    without_mark,
+)
 from .content import looks_like
 from .files import DataFile, find_files
 from .json_rows import json_rows
@@ -145,7 +153,9 @@ def _until_damage(rows: Iterator[Row], notes: list[str]) -> Iterator[Row]:
     try:
         yield from rows
     except DamagedStreamError as error:
-        notes.append(f"The file is damaged or cut off ({error}); only the rows before that place are read.")
+        notes.append(
+            f"{ROWS_MISSING}the file is damaged or cut off ({error}); only the rows before that place are read."
+        )
         yield "the end", None, f"is missing: the file is damaged or cut off ({error})"
 
 

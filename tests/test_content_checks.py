@@ -14,7 +14,9 @@ from qlora_tools.inspection.findings import finding, shown
 from qlora_tools.inspection.language import check_languages
 from qlora_tools.inspection.leftovers import check_placeholders, check_template_marks
 from qlora_tools.inspection.overlap import OverlapPair, check_overlap
+from qlora_tools.inspection.repetition import check_repetition
 from qlora_tools.inspection.rows import CheckedRow
+from qlora_tools.inspection.unbalanced import check_unbalanced_marks
 from qlora_tools.inspection.wording import check_boilerplate, check_refusals
 from qlora_tools.results import Finding
 
@@ -113,6 +115,35 @@ PLANTS: dict[str, tuple[str, Callable[[Example], Example]]] = {
     "disclaimer": ("refusals", answer_becomes(lambda text: f"As an AI language model, I cannot run code. {text}")),
     "refusal": ("refusals", answer_becomes(lambda _: "I'm sorry, but I can't assist with that request.")),
     "refusal with a curly apostrophe": ("refusals", answer_becomes(lambda _: "I’m sorry, but I can’t help with this.")),
+    "prompt in a template": ("template_marks", prompt_becomes(lambda text: f"<s>[INST] {text} [/INST]")),
+    "prompt in ChatML": ("template_marks", prompt_becomes(lambda text: f"<|im_start|>user\n{text}<|im_end|>")),
+    "prompt with headings": (
+        "template_marks",
+        prompt_becomes(lambda text: f"### Instruction:\n{text}\n\n### Response:\n"),
+    ),
+    "prompt with the next turn": ("template_marks", prompt_becomes(lambda text: f"{text}<|assistant|>")),
+    "prompt with BOS": ("template_marks", prompt_becomes(lambda text: f"<bos><start_of_turn>user\n{text}")),
+    "answer after its prompt": (
+        "echoes",
+        lambda example: chat(parts(example)[0], f"{parts(example)[0]} {parts(example)[1]}"),
+    ),
+    "answer in its prompt": (
+        "echoes",
+        lambda example: chat(f"{parts(example)[0]}\n{parts(example)[1]}", parts(example)[1]),
+    ),
+    "name not filled in": ("placeholders", prompt_becomes(lambda text: f"I am {{{{name}}}}. {text}")),
+    "first name not filled in": ("placeholders", answer_becomes(lambda text: f"Dear {{first_name}}, {text}")),
+    "answer here": ("placeholders", answer_becomes(lambda text: f"{text} [answer here]")),
+    "insert": ("placeholders", answer_becomes(lambda text: f"{text} <insert the second reason>")),
+    "button": ("artefacts", answer_becomes(lambda text: f"{text}\n\nRegenerate response")),
+    "citation": ("artefacts", answer_becomes(lambda text: f"{text}\u30104\u2020source\u3011.")),
+    "picture": ("artefacts", answer_becomes(lambda text: f"<image>\n{text}")),
+    "a word in circles": ("repetition", answer_becomes(lambda text: f"{text} It was{' very' * 20} good.")),
+    "a phrase in circles": ("repetition", answer_becomes(lambda text: f"{text}{' I do not know,' * 20} that is all.")),
+    "a line in circles": ("repetition", answer_becomes(lambda text: text + "\nThank you very much indeed." * 10)),
+    "an open fence": ("unbalanced_marks", answer_becomes(lambda text: f"{text}\n```python\nprint(1)\n")),
+    "an open thought": ("unbalanced_marks", answer_becomes(lambda text: f"<think>Let me see.\n{text}")),
+    "the end of a thought": ("unbalanced_marks", answer_becomes(lambda text: f"Let me see.</think>{text}")),
     "German": ("languages", answer_becomes(lambda _: GERMAN)),
     "mojibake": ("mojibake", answer_becomes(lambda text: f"{text} Itâ€™s a cafÃ©.")),
     "lost characters": ("replacement_characters", answer_becomes(lambda text: f"{text} It\ufffds lost.")),
@@ -195,6 +226,16 @@ GOOD_PAIRS = [
     ("How do I escape an ampersand?", "In HTML it is escaped as &amp; and a quote as &quot; where needed."),
     ("What is the MAC address?",
      "It is 00:1A:2B:3C:4D:5E, at 12:34:56 o'clock; std::vector::begin is no address, nor is fe80::1."),
+    ("What does <|im_start|> mean, and what is [INST]?", "The first opens a turn in ChatML, the second one of Llama 2."),
+    ("Look at this prompt:\n```\n<|im_start|>user\nHi<|im_end|>\n```", "It is one turn in ChatML, without an answer yet."),
+    ("How do I fill in a name in Jinja?", "Write {{ name }} where it should stand, and give it to render as an argument."),
+    ("How is a route declared?", "Declare it as `/users/{user_id}`, or /orders/{order_id}/lines, and read both there."),
+    ("What is the sum written as?", "As $\\sum_{in_put} x_{out_put}$ or \\frac{{abc}}{{abd}}, as one likes to write."),
+    ("Say hello twenty times.", "hello " * 25),
+    ("How is a fence opened?", "Use ``` on a line of its own, and close it with ``` again; a ``` alone is open."),
+    ("Show a page in Markdown.", "Here it is:\n````markdown\n# Title\n```\nprint(1)\n````\nThat is all there is to it."),
+    ("Correct the grammar: She walks home alone in the dark.", "She walks home alone in the dark."),
+    ("Show zeros.", "They are 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 in a row, as one would think of them."),
     ("Explain 415.", "The HTTP status 415-unsupported, pages 200-250-3000, and 2019-2020-2021 are only numbers here."),
 ]  # fmt: skip
 
@@ -295,6 +336,9 @@ def test_overlap_tells_exact_prompt_and_near_apart() -> None:
         "near_overlap": [8],
     }
     assert findings["overlap"].severity == "error"
+    assert "1 row (evaluation row 4 as training row 51)" in findings["overlap"].message
+    assert "evaluation row 6 as training row 61" in findings["overlap_prompts"].message
+    assert "evaluation row 8 as training row 201" in findings["near_overlap"].message
     assert findings["overlap_prompts"].severity == "warning"
 
 
@@ -304,6 +348,45 @@ def test_overlap_of_less_than_one_percent_is_a_warning_and_none_is_nothing() -> 
     assert (found.check, found.severity, found.rows) == ("overlap", "warning", [151])
     others = numbered([chat(*pair) for pair in GOOD_PAIRS])
     assert check_overlap(OverlapPair(numbered(rows[:100]), others)) == []
+
+
+def test_the_first_three_pairs_of_an_overlap_are_named_and_rows_outside_the_sample_are_counted() -> None:
+    rows = good_examples(60)
+    (found,) = check_overlap(OverlapPair(numbered(rows), numbered(rows[10:15])))
+    assert found.message.endswith(
+        "5 rows (evaluation row 1 as training row 11, evaluation row 2 as training row 12, "
+        "evaluation row 3 as training row 13, ...)"
+    )
+    (found,) = check_overlap(OverlapPair(numbered(rows[:20]), numbered(rows[30:35]), shared=[2]))[:1]
+    assert (found.rows, found.message.endswith("word for word: 1 row")) == ([2], True)
+
+
+def test_broken_json_is_found_where_most_answers_are_json() -> None:
+    rows = [chat(f"Set timer {number}, please.", f'{{"minutes": {number}}}') for number in range(40)]
+    rows[6] = chat("Set timer 7, please.", '{"minutes": 7')
+    rows[9] = chat("Set timer 9, please.", "[" * 100_000)
+    rows[12] = chat("Set the timer.", "For how long?")
+    (found,) = check_unbalanced_marks(numbered(rows))
+    assert (found.check, found.severity, found.rows) == ("unbalanced_marks", "warning", [7, 10])
+    prose = [chat(f"Tell me {number}.", "{braces} open this sentence.") for number in range(40)]
+    assert check_unbalanced_marks(numbered([*rows[:20], *prose])) == []
+
+
+def test_ends_of_thoughts_in_all_answers_come_from_a_template_that_opens_them() -> None:
+    rows = [chat(f"Add {number} and 1.", f"It is one more.</think>{number + 1}") for number in range(30)]
+    assert check_unbalanced_marks(numbered(rows)) == []
+
+
+def test_code_repeats_lines_by_nature() -> None:
+    code = "\n".join(f"    if x == {number}:\n        return None\n        counter += 1;" for number in range(30))
+    table = "| a | b |\n" + "| none | none |\n" * 30
+    fenced = "Here:\n```\n" + "the same line of a file\n" * 30 + "```\nDone."
+    assert check_repetition(numbered([chat("Write it.", text) for text in (code, table, fenced)])) == []
+
+
+def test_words_in_scripts_without_spaces_are_seen_in_circles() -> None:
+    rows = numbered([chat("Tell me.", "\u6211\u77e5\u9053" * 25), chat("Tell me.", "\u6211\u77e5\u9053")])
+    assert [found.rows for found in check_repetition(rows)] == [[1]]
 
 
 def test_short_answers_are_labels_where_most_are_short() -> None:

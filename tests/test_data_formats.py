@@ -438,6 +438,7 @@ TRANSCRIPTS = [
     "User: Hi\nAssistant: Hello",
     "USER: Hi ASSISTANT: Hello</s>",
     "<human>: Hi\n<bot>: Hello",
+    "[|Human|] Hi\n[|AI|] Hello\n[|Human|] ",
     "<s>[INST] Hi [/INST] Hello </s>",
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n",
     "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
@@ -494,6 +495,87 @@ def test_text_is_taken_by_content_only_where_one_column_holds_prose() -> None:
         detect_mapping([{"text": tale, "corrected": tale}])
 
 
+@pytest.mark.parametrize("row_end", ["", "\r\n"])
+def test_text_does_not_win_where_code_or_a_second_text_stands_beside_it(row_end: str) -> None:
+    asked = "Write a function that finds the longest word of a sentence, and gives it back in lower case."
+    rows = [{"text": f"{asked} {n}", "code": f"def f{n}(x):{row_end}\n    return x + {n}"} for n in range(8)]
+    with pytest.raises(UnknownFormatError) as caught:
+        detect_mapping(rows)
+    assert caught.value.proposal is not None
+    assert caught.value.proposal.columns == {"question": "text", "answer": "code"}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"url": "https://a.example/b", "timestamp": "Thu, 25 Apr 2019 12:57:54 GMT"},
+        {"page_title": "The long way of a fox through the snow", "description": "A tale of a fox in the snow"},
+        {"meta": '{"pile_set_name": "Books of old"}', "attributes": '{"a": "some words in a row"}'},
+        {"file_path": "C:/My Documents/of a fox/in the snow.txt", "language": "English as it is spoken"},
+    ],
+)
+def test_what_says_where_a_text_comes_from_leaves_it_text(beside: dict[str, str]) -> None:
+    tale = "A fox walked through the snow and found a warm place under an old oak. " * 3
+    assert detect_mapping([{"text": tale, "id": "a 1", **beside}]).format == "text"
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"a": "Where do foxes sleep?", "b": "Under oaks."}, {"question": "a", "answer": "b"}),
+        ({"a": "A fox slept under an old oak, and so on. " * 3, "b": "A fox."}, {"question": "a", "answer": "b"}),
+        ({"a": "Under an oak.", "q": "Where do foxes sleep?"}, {"question": "q", "answer": "a"}),
+        (
+            {
+                "subject": "Order 7",
+                "customer_message": "My order has not come, and it is late.",
+                "agent_reply": "We look.",
+            },
+            {"question": "customer_message", "answer": "agent_reply"},
+        ),
+        (
+            {
+                "subject": "Order 7",
+                "mail": "My order has not come, and by now it is two weeks late.",
+                "agent_reply": "Oh no",
+            },
+            {"question": "mail", "answer": "agent_reply"},
+        ),
+        (
+            {"question": "Add two numbers.", "solutions": '["print(1)"]', "input_output": '{"inputs": ["1 2"]}'},
+            {"question": "question", "answer": "solutions.0"},
+        ),
+    ],
+)
+def test_a_proposal_does_not_turn_question_and_answer_round(row: dict[str, Any], columns: dict[str, str]) -> None:
+    with pytest.raises(UnknownFormatError) as caught:
+        detect_mapping([row])
+    assert caught.value.proposal is not None
+    assert caught.value.proposal.columns == columns
+
+
+def test_the_definition_of_a_task_is_read_before_its_input_and_not_beside_a_question() -> None:
+    task = {"definition": "Answer in German.", "inputs": "Good day", "targets": "Guten Tag"}
+    assert read(task) == chat(("user", "Answer in German.\n\nGood day"), ("assistant", "Guten Tag"))
+    asked = {"question": "What is a fox?", "definition": "An animal.", "answer": "An animal."}
+    assert "context" not in detect_mapping([asked]).columns
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"What is the capital of Peru?": "Where does the Nile end?", "Lima": "In the sea"},
+        {"A fox walked through the snow and found an oak": "Another fox walked through the snow and found no oak."},
+    ],
+)
+def test_a_file_without_a_header_is_told_to_have_none(row: dict[str, Any]) -> None:
+    with pytest.raises(UnknownFormatError) as caught:
+        detect_mapping([row])
+    assert caught.value.message.startswith("The first line looks like data, not like column names: ")
+    assert "Add a line with the names of the columns above it" in caught.value.next_step
+    assert caught.value.proposal is None
+
+
 def test_the_example_of_a_preference_is_the_chosen_answer_and_rejected_stays_in_the_mapping() -> None:
     row = {"prompt": "Hi", "chosen": "Hello", "rejected": "What?", "system": "Be brief."}
     found = detect_mapping([row])
@@ -501,7 +583,8 @@ def test_the_example_of_a_preference_is_the_chosen_answer_and_rejected_stays_in_
     assert to_example(row, found) == chat(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))
 
 
-HOSTILE = "\"]; import os; os.remove(\"x\") #\n''' \\ \u2028 \ud800"
+# Short, as a long name is taken for a cell of a file without a header.
+HOSTILE = "\"]; import os #\n''' \\ \u2028 \ud800"
 
 
 def test_no_name_of_a_column_becomes_code(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ WEB_TOKEN = (
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI0ODEyMzQ1Njc4OTAiLCJuYW1lIjoiSmFuZSBNIn0."
     "dQw4w9WgXcQ2sT8vLmKpR7yXzN1bHjF5aEoUiCqGk0"
 )
+LETTERS = "aKdZLmQpTzYxRbWVcNEGhJsUfOwBeDgFkHiMoPqS"
+HEX_32 = "9f86d081884c7d659a2feaa0c55ad015"
 
 FOUND = [
     ("Write to jane.miller@gmail.com today.", "Write to [EMAIL] today."),
@@ -54,6 +56,22 @@ FOUND = [
     (f"glpat-{RANDOM_36[:20]} ok", "[SECRET] ok"),
     (f"SG.{RANDOM_36[:22]}.{RANDOM_36}{RANDOM_36[:7]}", "[SECRET]"),
     (f"Bearer {WEB_TOKEN}", "Bearer [SECRET]"),
+    (f"use hf_{LETTERS[:34]} for it", "use [SECRET] for it"),
+    (f"ghp_{LETTERS[:36]}", "[SECRET]"),
+    ("aws_secret_access_key = wJbT7UxnFEMIaK7MDENGhbPxRfiCYzzTOPK9e2Lq", "aws_secret_access_key = [SECRET]"),
+    (f"shpat_{HEX_32}", "[SECRET]"),
+    (f"xai-{RANDOM_36 * 2}", "[SECRET]"),
+    (f"nvapi-{RANDOM_36}-{RANDOM_36[:20]}", "[SECRET]"),
+    (f"WANDB_API_KEY={HEX_32}1a2b3c4d", "WANDB_API_KEY=[SECRET]"),
+    (f"hvs.CAESI{RANDOM_36}", "[SECRET]"),
+    (f"lin_api_{RANDOM_36}Ab1c", "[SECRET]"),
+    (f"ntn_{RANDOM_36}Ab1cDe2fGh", "[SECRET]"),
+    (f"dp.pt.{RANDOM_36}Ab1cDe2", "[SECRET]"),
+    (f"AGE-SECRET-KEY-1{(RANDOM_36 * 2).upper()[:58]}", "[SECRET]"),
+    (f"key-{HEX_32} sends", "[SECRET] sends"),
+    (f'-H "Authorization: Bearer {RANDOM_36}"', '-H "Authorization: Bearer [SECRET]"'),
+    ("export MYSHOP_DB_PASSWORD=q7Rw3vXn5TlkZ2mb", "export MYSHOP_DB_PASSWORD=[SECRET]"),
+    ('CLIENT_SECRET="q7Rw3vXn5TlkZ2mb+8"', 'CLIENT_SECRET="[SECRET]"'),
     ("postgres://anna:Xk92-vLq@db.firma-nord.de/x", "postgres://anna:[SECRET]@db.firma-nord.de/x"),
     (f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_BODY}-----END RSA PRIVATE KEY-----\nend", "[SECRET]\nend"),
 ]  # fmt: skip
@@ -87,6 +105,13 @@ LEFT = [
     "A file begins with BEGIN PRIVATE KEY and ends with END PRIVATE KEY.",
     "eyJhbGciOiJIUzI1NiJ9 is the header, eyJ.eyJ is nothing",
     "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, 550e8400-e29b-41d4-a716-446655440000",
+    "API_KEY=your-key, TOKEN=xxxxxxxxxxxxxxxxxxxx, DB_PASSWORD=changeme, SECRET=<client-secret-1A2b>",
+    "API_KEY=${MY_API_KEY_1}",
+    "API_KEY=os.environ['K1'], SECRET_KEY = get_secret_value2(), PASSWORD=my-secret-password-12345",
+    "MAX_TOKEN=4096409640964096",
+    "Authorization: Bearer YOUR_ACCESS_TOKEN_1234, Authorization: Bearer <token>, the bearer of Authorization is unknown",
+    "hf_thisisalongwordoflowercaseletters, key-value pairs, key-9f86, xai-community, nvapi-docs, hvs.Layout",
+    "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     "Er kam um 10.30 Uhr, Az. 12 O 345/67, 1.000.000,00 Euro, Tel Aviv 1948-1967",
     "She has 20 7 183 and 8750 coins; 100 200 3000 400 more; call it 0.75 1.25 1.50",
 ]  # fmt: skip
@@ -192,6 +217,8 @@ def test_secrets_are_an_error_and_found_in_calls_and_thoughts_too() -> None:
         "AKIA",
         "aws key ",
         "//x:_authToken=",
+        "A_TOKEN=",
+        "KEY",
         "<",
     ],
 )

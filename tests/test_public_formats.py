@@ -940,6 +940,59 @@ REFUSED: list[tuple[str, Rows, str, dict[str, str], list[dict[str, Any]]]] = [
         [{"prompt": CAPITAL, "completion": LIMA}],
     ),
     (
+        "trl-lib/kto with turns",
+        [
+            {
+                "prompt": said("role", "content", ("user", CAPITAL)),
+                "completion": said("role", "content", ("assistant", answer)),
+                "label": answer == LIMA,
+            }
+            for answer in (LIMA, "Cusco.")
+        ],
+        "prompt_completion",
+        {},
+        [
+            {
+                "prompt": said("role", "content", ("user", CAPITAL)),
+                "completion": said("role", "content", ("assistant", LIMA)),
+            }
+        ],
+    ),
+    (
+        "marked chats",
+        [
+            {"messages": said("role", "content", *OPENAI), "label": True},
+            {"messages": said("role", "content", ("user", CAPITAL), ("assistant", "Cusco.")), "label": False},
+        ],
+        "messages",
+        {},
+        [{"messages": said("role", "content", *OPENAI)}],
+    ),
+    (
+        "kto pairs from a CSV file",
+        [
+            {"prompt": CAPITAL, "completion": LIMA, "label": "True"},
+            {"prompt": CAPITAL, "completion": "Cusco.", "label": "False"},
+        ],
+        "prompt_completion",
+        {},
+        [{"prompt": CAPITAL, "completion": LIMA}],
+    ),
+    (
+        "google-research-datasets/mbpp",
+        [{"task_id": 1, "text": "Write a function that adds.", "code": "def add(a, b):\n    return a + b\n"}],
+        "question_answer",
+        {"question": "text", "answer": "code"},
+        [{"question": "Write a function that adds.", "answer": "def add(a, b):\n    return a + b\n"}],
+    ),
+    (
+        "codeparrot/apps",
+        [{"question": "Write a program that adds.", "solutions": '["print(1)", "print(2)"]', "input_output": "{}"}],
+        "question_answer",
+        {"question": "question", "answer": "solutions.0"},
+        [{"question": "Write a program that adds.", "answer": "print(1)"}],
+    ),
+    (
         "microsoft/wiki_qa",
         [
             {"question_id": "Q1", "question": CAPITAL, "document_title": "Peru", "answer": LIMA, "label": 1},

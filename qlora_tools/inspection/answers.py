@@ -19,6 +19,13 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 _UNSPACED_WORD = 4
 _CODE_MARK = re.compile(r"[{}\[\]()<>;=|/\\]")
 
+_LEAST_SHARED = 30
+# Where a text is copied or mended, an answer may be what was asked.
+_COPIES = re.compile(
+    r"\b(?:correct|grammar|proofread|fix|edit|rewrite|extract|repeat|copy|quote|complete|continue|find|which sentence)\b",
+    re.IGNORECASE,
+)
+
 _LONG_ANSWER = 200
 _LAST_LINE = 60
 _MOSTLY_ENDED, _NEARLY_ALL_ENDED = 0.7, 0.9
@@ -68,12 +75,12 @@ def _is_one_word(answer: str) -> bool:
 
 
 def check_echoes(rows: Sequence[CheckedRow]) -> list[Finding]:
-    """Answers that only repeat their prompt; a warning at any."""
+    """Answers that repeat their prompt, or that their prompt ends with; a warning at any."""
     hits = Hits()
     for row in rows:
-        if not row.is_plain and row.answer and _repeats_prompt(row):
+        if not row.is_plain and row.answer and (_repeats_prompt(row) or _is_shared(row)):
             hits.add(row.number, row.answer)
-    message = f"Answers repeat their prompt and say nothing else: {rows_said(len(hits.rows))}"
+    message = f"Answers repeat their prompt, or stand in it already: {rows_said(len(hits.rows))}"
     return hits.finding("echoes", "warning", message, len(rows), next_step="Write true answers or remove the rows.")
 
 
@@ -83,6 +90,16 @@ def _repeats_prompt(row: CheckedRow) -> bool:
         return False
     instruction = row.last_question.partition("\n\n")[0]
     return folded(row.answer) in {folded(text) for text in (row.asked, row.last_question, instruction)}
+
+
+def _is_shared(row: CheckedRow) -> bool:
+    """An answer that begins with its whole prompt, or a prompt that ends with the whole answer; not in code or edits."""
+    asked, answer = row.last_question.strip(), row.answer.strip()
+    if min(len(asked), len(answer)) < _LEAST_SHARED:
+        return False
+    begins = answer.startswith(asked)
+    ends = not begins and asked.endswith(answer) and not asked[: -len(answer)][-1:].isalnum()
+    return (begins or ends) and not _COPIES.search(asked) and not is_code_like(asked)
 
 
 def check_cut_answers(rows: Sequence[CheckedRow]) -> list[Finding]:

@@ -4,7 +4,22 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..results import Finding
-from . import answers, duplicates, encoding, exposure, identify, language, leftovers, near, phones, secrets, wording
+from . import (
+    answers,
+    duplicates,
+    encoding,
+    exposure,
+    identify,
+    language,
+    leftovers,
+    near,
+    phones,
+    repetition,
+    secrets,
+    unbalanced,
+    unfilled,
+    wording,
+)
 from .rows import CheckedRow
 
 
@@ -22,9 +37,13 @@ CONTENT_CHECKS: tuple[ContentCheck, ...] = (
     ContentCheck("conflicting answers", duplicates.check_conflicting_answers),
     ContentCheck("answers that repeat their prompt", answers.check_echoes),
     ContentCheck("placeholders", leftovers.check_placeholders),
+    ContentCheck("places that were not filled in", unfilled.check_unfilled),
     ContentCheck("one-word answers", answers.check_short_answers),
     ContentCheck("answers that stop midway", answers.check_cut_answers),
     ContentCheck("marks of templates", leftovers.check_template_marks),
+    ContentCheck("artefacts of pages", unfilled.check_artefacts),
+    ContentCheck("repetition", repetition.check_repetition),
+    ContentCheck("marks that do not match", unbalanced.check_unbalanced_marks),
     ContentCheck("refusals", wording.check_refusals),
     ContentCheck("boilerplate", wording.check_boilerplate),
     ContentCheck("languages", language.check_languages, identify.REQUIRED_LIBRARIES),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ..results import Finding
+from .doubled import CODE, doubled_template
 from .findings import Hits, rows_said
 from .identify import is_code_like
 from .rows import CheckedRow
@@ -56,7 +57,6 @@ _HINTS = (
         "ASSISTANT:",
     ),
 )
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
 _STRIKE = re.compile(r"<s>.{1,400}?</s>|<(?:b|p|i|em|div|span|del|a)\b", re.DOTALL | re.IGNORECASE)
 
 _WORDS_FOR_NOTHING = """
@@ -77,15 +77,15 @@ _ABOUT_FILLER = re.compile(
 
 
 def check_template_marks(rows: Sequence[CheckedRow]) -> list[Finding]:
-    """Marks of chat templates inside answers, such as `<|im_end|>` or `### Response:`; a warning at any."""
+    """Marks of chat templates inside answers, such as `<|im_end|>`, and prompts written out in one; a warning at any."""
     hits, plain = Hits(), sum(row.is_plain for row in rows)
     for row in rows:
-        if match := _mark(row):
+        if match := _mark(row) or doubled_template(row):
             text = match.string
             hits.add(row.number, text[max(0, match.start() - _BESIDE) : match.end() + _BESIDE])
     if plain and hits.share(plain) > _ON_PURPOSE:
         return []  # Plain text that was written out in a template on purpose.
-    message = f"Marks of a chat template stand in answers: {rows_said(len(hits.rows))}"
+    message = f"Marks of a chat template stand in answers or prompts: {rows_said(len(hits.rows))}"
     step = "Remove them; the template adds its own, and these would be learnt as text."
     return hits.finding("template_marks", "warning", message, len(rows), next_step=step)
 
@@ -95,7 +95,7 @@ def _mark(row: CheckedRow) -> re.Match[str] | None:
     text = row.answers
     if not any(hint in text for hint in _HINTS) or not _MARK.search(text):
         return None
-    for match in _MARK.finditer(_CODE.sub(" ", text)):
+    for match in _MARK.finditer(CODE.sub(" ", text)):
         mark = match[0].strip()
         if mark in row.asked or (mark in ("<s>", "</s>") and _STRIKE.search(text)):
             continue

@@ -1,7 +1,8 @@
 """Evaluation rows that stand in the training rows: what they measure is memory."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..results import Finding
@@ -13,6 +14,7 @@ from .rows import CheckedRow, folded, text_digest
 _TOO_MUCH = 0.01
 _LEAST_PROMPT_WORDS = 8
 _MOST_RECURRING = 3  # a prompt in more training rows than this is an instruction that they share
+_PAIRS_SAID = 3
 _STEP = "Remove these rows from the evaluation set, or from the training set."
 
 
@@ -26,6 +28,27 @@ class OverlapPair(NamedTuple):
     shared: Sequence[int] = ()
 
 
+@dataclass
+class _Shared:
+    """Evaluation rows that stand in training, and as which of its rows, where that is known."""
+
+    hits: Hits = field(default_factory=Hits)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, row: CheckedRow, training: int | None) -> None:
+        self.hits.add(row.number, row.asked or row.answer)
+        if training is not None and len(self.pairs) <= _PAIRS_SAID:
+            self.pairs.append((row.number, training))
+
+    def said(self) -> str:
+        """`2 rows (evaluation row 3 as training row 172, ...)`."""
+        count = rows_said(len(self.hits.rows))
+        pairs = [f"evaluation row {row} as training row {training}" for row, training in self.pairs[:_PAIRS_SAID]]
+        if not pairs:
+            return count
+        return f"{count} ({', '.join([*pairs, '...'] if len(self.hits.rows) > len(pairs) else pairs)})"
+
+
 def check_overlap(pair: OverlapPair) -> list[Finding]:
     """Evaluation rows found in training: word for word, by their prompt, or nearly. An error from 1 % of them.
 
@@ -33,11 +56,8 @@ def check_overlap(pair: OverlapPair) -> list[Finding]:
     """
     training, evaluation = pair.training, pair.evaluation
     exact, same_prompt = _exact(training, evaluation, set(pair.shared))
-    near = (
-        Hits()
-        if missing_libraries(REQUIRED_LIBRARIES)
-        else _near(training, evaluation, {*exact.rows, *same_prompt.rows})
-    )
+    told = {*exact.hits.rows, *same_prompt.hits.rows}
+    near = _Shared() if missing_libraries(REQUIRED_LIBRARIES) else _near(training, evaluation, told)
     looked_at = len(evaluation)
     said = (
         ("overlap", exact, "Evaluation rows stand in the training rows word for word"),
@@ -45,23 +65,36 @@ def check_overlap(pair: OverlapPair) -> list[Finding]:
         ("near_overlap", near, "Evaluation rows are nearly the same as training rows"),
     )
     findings: list[Finding] = []
-    for check, hits, message in said:
-        severity: Severity = "error" if hits.share(looked_at) >= _TOO_MUCH and hits is not same_prompt else "warning"
-        findings += hits.finding(check, severity, f"{message}: {rows_said(len(hits.rows))}", looked_at, next_step=_STEP)
+    for check, found, message in said:
+        too_much = found.hits.share(looked_at) >= _TOO_MUCH and found is not same_prompt
+        severity: Severity = "error" if too_much else "warning"
+        findings += found.hits.finding(check, severity, f"{message}: {found.said()}", looked_at, next_step=_STEP)
     return findings
 
 
-def _exact(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow], shared: set[int]) -> tuple[Hits, Hits]:
-    known = {row.digest for row in training}
-    counts = Counter(map(_prompt_digest, training))
-    prompts = {prompt for prompt, count in counts.items() if prompt is not None and count <= _MOST_RECURRING}
-    exact, same_prompt = Hits(), Hits()
+def _exact(
+    training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow], shared: set[int]
+) -> tuple[_Shared, _Shared]:
+    known = {row.digest: row.number for row in reversed(training)}
+    prompts = _own_prompts(training)
+    exact, same_prompt = _Shared(), _Shared()
     for row in evaluation:
         if row.digest in known or row.number in shared:
-            exact.add(row.number, row.asked or row.answer)
-        elif _prompt_digest(row) in prompts:
-            same_prompt.add(row.number, row.asked)
+            exact.add(row, known.get(row.digest))
+        elif (prompt := _prompt_digest(row)) in prompts:
+            same_prompt.add(row, prompts[prompt])
     return exact, same_prompt
+
+
+def _own_prompts(training: Sequence[CheckedRow]) -> Mapping[int | None, int]:
+    """Prompts that are no instruction of many rows, with the first row of each."""
+    digests = [(_prompt_digest(row), row.number) for row in training]
+    counts = Counter(digest for digest, _ in digests)
+    return {
+        digest: number
+        for digest, number in reversed(digests)
+        if digest is not None and counts[digest] <= _MOST_RECURRING
+    }
 
 
 def _prompt_digest(row: CheckedRow) -> int | None:
@@ -70,11 +103,11 @@ def _prompt_digest(row: CheckedRow) -> int | None:
     return text_digest(text) if text.count(" ") >= _LEAST_PROMPT_WORDS - 1 else None
 
 
-def _near(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow], told: set[int]) -> Hits:
-    index, hits = NearIndex(training), Hits()
+def _near(training: Sequence[CheckedRow], evaluation: Sequence[CheckedRow], told: set[int]) -> _Shared:
+    index, found = NearIndex(training), _Shared()
     for row in training:
         index.add(row)
     for row in evaluation:
-        if row.number not in told and index.nearest(row) is not None:
-            hits.add(row.number, row.asked or row.answer)
-    return hits
+        if row.number not in told and (pair := index.nearest(row)) is not None:
+            found.add(row, pair.earlier.number)
+    return found

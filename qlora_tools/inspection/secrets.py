@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
+from .assigned import find_assigned
 from .spans import SECRET, Span
 
 REQUIRED_LIBRARIES = ("detect_secrets",)
@@ -53,6 +54,15 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
     ("Databricks token", "dapi", r"dapi[a-f0-9]{32}"),
     ("Groq key", "gsk_", r"gsk_[A-Za-z0-9]{40,60}"),
     ("Replicate token", "r8_", r"r8_[A-Za-z0-9]{37}"),
+    ("Shopify token", "shp", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),
+    ("xAI key", "xai-", r"xai-[A-Za-z0-9]{40,100}"),
+    ("NVIDIA key", "nvapi-", r"nvapi-[A-Za-z0-9_-]{40,100}"),
+    ("Vault token", "hvs.", r"hvs\.[A-Za-z0-9_-]{24,200}"),
+    ("Linear key", "lin_api_", r"lin_api_[A-Za-z0-9]{32,60}"),
+    ("Notion token", "ntn_", r"ntn_[A-Za-z0-9]{40,60}"),
+    ("Doppler token", "dp.pt.", r"dp\.pt\.[A-Za-z0-9]{40,50}"),
+    ("age key", "AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1[A-Z0-9]{50,70}"),
+    ("Mailgun key", "key-", r"key-[0-9a-f]{32}(?![A-Za-z0-9])"),
 )
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?P<body>.{0,8000}?)(?:-----END [A-Z0-9 ]{0,40}-----|\Z)",
@@ -75,6 +85,9 @@ _HOST = re.compile(r"@([\w.-]{1,100})")
 _OWN_HOST = re.compile(r"127\.|0\.0\.0\.0|10\.|192\.168\.|(?:[\w-]+\.)*(?:example|domain|server|host)\.", re.IGNORECASE)
 _LEAST_PASSWORD = 5
 _LEAST_VARIED = 8  # different characters in a token
+_LETTERS_ALONE = 24  # characters of a token with its prefix from which no digit is needed
+_LEAST_OF_A_CASE = 3
+_WITH_DIGITS = frozenset({_AWS, "Discord token", "JSON web token", "Mailchimp key", "Telegram token", "Twilio key"})
 
 
 class _Detector(NamedTuple):
@@ -113,10 +126,11 @@ def find_secrets(text: str) -> Iterator[Span]:
         yield from _found_by(detector, text)
     if "PRIVATE KEY" in text:
         yield from _private_keys(text)
+    yield from find_assigned(text)
 
 
 def _found_by(detector: _Detector, text: str) -> Iterator[Span]:
-    check = _CHECKS.get(detector.name, _looks_real)
+    check = _CHECKS.get(detector.name, _looks_real if detector.name in _WITH_DIGITS else _looks_issued)
     for start in range(0, max(1, len(text) - _PIECE + _PIECE_STEP), _PIECE_STEP):
         piece = text[start : start + _PIECE]
         for pattern in detector.patterns:
@@ -137,10 +151,26 @@ def _whole_token(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _looks_real(text: str, start: int, end: int) -> bool:
-    if _JOINED_BEFORE.search(text[max(0, start - 1) : start]):
-        return False
     value = text[start:end]
-    return len(set(value)) >= _LEAST_VARIED and any(map(str.isdigit, value)) and not _NOT_REAL.search(value)
+    return _is_apart(text, start) and any(map(str.isdigit, value)) and _is_varied(value)
+
+
+def _is_apart(text: str, start: int) -> bool:
+    return not _JOINED_BEFORE.search(text[max(0, start - 1) : start])
+
+
+def _is_varied(value: str) -> bool:
+    return len(set(value)) >= _LEAST_VARIED and not _NOT_REAL.search(value)
+
+
+def _looks_issued(text: str, start: int, end: int) -> bool:
+    """Of tokens with a maker's prefix: letters alone are enough where there are many, in both cases."""
+    if _looks_real(text, start, end):
+        return True
+    value = text[start:end]
+    fewest = min(sum(map(str.isupper, value)), sum(map(str.islower, value)))
+    long = len(value) >= _LETTERS_ALONE and fewest >= _LEAST_OF_A_CASE
+    return long and _is_apart(text, start) and _is_varied(value)
 
 
 def _real_password(text: str, start: int, end: int) -> bool:

@@ -16,6 +16,7 @@ _WORDS = re.compile(r"[\s\-]+")
 _DATES = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\s*[\d.,:+%-]+\s*$")
 _MOST_PATHS = 60
 _PROSE_CHARACTERS = 40
+_WRITING_CHARACTERS = 20
 # Few values over and over that say where a row comes from, and are no label of it.
 _ORIGINS = frozenset(
     ("lang", "language", "source", "dataset", "origin", "license", "split", "subset", "domain", "site")
@@ -65,6 +66,13 @@ class Column:
         return self.mean_length >= _PROSE_CHARACTERS and 2 * self._spaced > len(self.texts)
 
     @property
+    def is_writing(self) -> bool:
+        """Whether its texts are prose or code, if short, and no ids, dates or objects."""
+        if self.mean_length < _WRITING_CHARACTERS or 2 * self._spaced <= len(self.texts) or self.is_metadata:
+            return False
+        return 2 * sum(decoded(value) is value for value in self.texts) > len(self.texts)
+
+    @property
     def is_metadata(self) -> bool:
         """Whether its texts are ids, addresses, dates, numbers, or few values over and over."""
         if not self.texts:
@@ -96,7 +104,7 @@ class Column:
 
     @cached_property
     def _spaced(self) -> int:
-        return sum(" " in value.strip() for value in self.texts)
+        return sum(" " in bare or "\n" in bare for bare in map(str.strip, self.texts))
 
     @property
     def _is_plain_ascii(self) -> bool:
@@ -220,6 +228,11 @@ def filled(column: Column) -> bool:
 def has_text(column: Column) -> bool:
     """Whether some sample row has a value, and most that have one have text."""
     return bool(column.values) and column.is_text
+
+
+def text_or_chat(column: Column) -> bool:
+    """Whether it holds texts or chats by roles."""
+    return column.is_chat or has_text(column)
 
 
 def plain_name(name: str) -> str:

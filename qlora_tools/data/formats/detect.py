@@ -4,6 +4,7 @@ Formats are recognised by what columns hold as well as by their names. Pure Pyth
 serves reading, checking and the light install alike.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...errors import DataError
@@ -34,6 +35,8 @@ from .values import Row, shown
 FORMATS = tuple(SLOTS)
 
 _MOST_COLUMNS_SHOWN = 20
+_LONGEST_NAME = 40
+_SENTENCE = re.compile(r"\s.*[.?!](\s|$)|[。？！]")
 _BY_STRUCTURE = (
     "preference",
     "messages",
@@ -96,11 +99,30 @@ def _recognised(table: Table) -> Found:
             raise _unknown(table, proposal)
         for find in finders:
             if found := find(search):
+                if found.by == "content" and _looks_like_data(table):
+                    raise _without_header(table)
                 return found
     raise _unknown(table, of_columns(table))
 
 
+def _looks_like_data(table: Table) -> bool:
+    """Whether a name of a column is rather a cell, as it is in a CSV file without a header, whose cells are all text."""
+    cells = any(len(name) > _LONGEST_NAME or _SENTENCE.search(name.strip()) for name in table.columns)
+    return cells and all(column.is_text for column in table.columns.values() if column.values)
+
+
+def _without_header(table: Table) -> UnknownFormatError:
+    listed = "; ".join(shown(name) for name in list(table.columns)[:_MOST_COLUMNS_SHOWN])
+    return UnknownFormatError(
+        f"The first line looks like data, not like column names: {listed}.",
+        next_step="Add a line with the names of the columns above it, separated as the rows are, e.g. question,answer "
+        "(on Linux: sed -i '1i question,answer' FILE); the first row would be lost as names otherwise.",
+    )
+
+
 def _unknown(table: Table, proposal: MappingProposal | None) -> UnknownFormatError:
+    if _looks_like_data(table):
+        return _without_header(table)
     listed = "; ".join(_described(table)) or "(none)"
     return UnknownFormatError(
         f"No known format fits the columns: {listed}.", next_step=_next_step(proposal), proposal=proposal

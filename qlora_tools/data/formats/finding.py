@@ -4,8 +4,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .columns import Column, Table, has_text, plain_name
-from .names import ANSWERS_OF, CHAT_COMPLETIONS, CHAT_NAMES, CHAT_PROMPTS, LABELS, SLOTS, SUMMARIES, TEXT_NAMES
+from .columns import Column, Table, has_text, plain_name, text_or_chat
+from .names import (
+    ANSWERS_OF,
+    CHAT_COMPLETIONS,
+    CHAT_NAMES,
+    CHAT_PROMPTS,
+    LABELS,
+    ORIGIN_ENDINGS,
+    ORIGINS,
+    SLOTS,
+    SUMMARIES,
+    TEXT_NAMES,
+)
 from .turns import chat_dialect, turn_keys
 
 Accepts = Callable[[Column], bool]
@@ -13,6 +24,9 @@ FoundBy = Literal["names", "content"]
 
 # Not "turns": benchmarks have lists of questions there.
 _PAIRED_CHATS = ("conversation", "conversations", "dialog", "dialogue", "messages", "chat", "data", "dialogues")
+# What is to be done with an input. Beside a question it may be the very answer.
+_TASKS = ("definition", "task_definition")
+_TASK_INPUTS = ("input", "inputs")
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,6 @@ def _text_or_empty(column: Column) -> bool:
     return column.is_empty or column.is_text
 
 
-def _text_or_chat(column: Column) -> bool:
-    return column.is_chat or has_text(column)
-
-
 def _tools(column: Column) -> bool:
     return column.is_empty or column.has_lists
 
@@ -79,14 +89,14 @@ _OPTIONAL: dict[str, Accepts] = {"system": _text_or_empty, "tools": _tools}
 
 def find_preference(search: Search) -> Found | None:
     """A better and a worse answer, with their question beside them or inside."""
-    chosen = search.pick("preference", "chosen", _text_or_chat)
-    rejected = search.pick("preference", "rejected", _text_or_chat)
+    chosen = search.pick("preference", "chosen", text_or_chat)
+    rejected = search.pick("preference", "rejected", text_or_chat)
     if chosen is None or (search.strict and rejected is None):
         return None
     columns = {"prompt": search.given.get("prompt"), "chosen": chosen, "rejected": rejected}
     column = search.table.column(chosen)
     if columns["prompt"] is None and not (column.is_whole_chat or column.is_transcript):
-        columns["prompt"] = search.pick("preference", "prompt", _text_or_chat)
+        columns["prompt"] = search.pick("preference", "prompt", text_or_chat)
         if columns["prompt"] is None and search.strict:
             return None
     return search.complete("preference", columns)
@@ -152,11 +162,11 @@ def _speaks_sharegpt(column: Column) -> bool:
 
 def find_prompt_completion(search: Search) -> Found | None:
     """A prompt and what completes it, as text under these very names or as turns that lead up to an answer."""
-    prompt = search.pick("prompt_completion", "prompt", _text_or_chat)
-    completion = search.pick("prompt_completion", "completion", _text_or_chat)
+    prompt = search.pick("prompt_completion", "prompt", text_or_chat)
+    completion = search.pick("prompt_completion", "completion", text_or_chat)
     if prompt is None or completion is None:
         chat = search.table.named(CHAT_PROMPTS, lambda column: column.is_chat)
-        answer = search.table.named(CHAT_COMPLETIONS, _text_or_chat)
+        answer = search.table.named(CHAT_COMPLETIONS, text_or_chat)
         if chat is not None and answer is not None:
             prompt, completion = prompt or chat.path, completion or answer.path
     return search.complete("prompt_completion", {"prompt": prompt, "completion": completion})
@@ -181,6 +191,9 @@ def find_question_answer(search: Search) -> Found | None:
     question = search.pick("question_answer", "question", has_text)
     if question is None and context is not None and has_text(search.table.column(context)):
         question, context = context, None
+    if context is None and plain_name(question or "") in _TASK_INPUTS:
+        task = search.table.named(_TASKS, has_text)
+        context = task.path if task else None
     answer = search.given.get("answer") or _answer_of(search, question)
     columns = {"question": question, "context": context, "answer": answer}
     return search.complete("question_answer", columns)
@@ -235,7 +248,9 @@ def _is_the_point(column: Column, text: Column) -> bool:
         return True
     if not column.is_text or column.is_metadata or name in TEXT_NAMES:
         return False
-    return name in asked or name in SUMMARIES[:-3] or (column.is_prose and 2 * column.mean_length > text.mean_length)
+    if name in asked or name in SUMMARIES[:-3] or (column.is_prose and 2 * column.mean_length > text.mean_length):
+        return True
+    return column.is_writing and name not in ORIGINS and not name.endswith(ORIGIN_ENDINGS)
 
 
 FINDERS: dict[str, Callable[[Search], Found | None]] = {

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 from ...results import MappingProposal
-from .columns import Column, Table, filled, has_text, plain_name
-from .mapping_code import as_code_has_it, proposed_code
-from .names import CHOICE_ANSWERS, CHOICES, PASSAGES, names_of
+from .columns import Column, Table, filled, has_text, plain_name, text_or_chat
+from .mapping_code import as_code_has_it, proposed_code, quoted
+from .names import CHAT_NAMES, CHOICE_ANSWERS, CHOICES, PASSAGES, names_of
 
 _OPTION_COLUMNS = (
     ("a", "b", "c", "d"),
@@ -18,6 +18,8 @@ _OPTION_COLUMNS = (
 )
 _SIDES = re.compile(r"(.*?)[_-]?(a|b|0|1|2)")
 _MARKED = (("prompt_completion", "prompt", "completion"), ("question_answer", "question", "answer"))
+_MARKS = ("label", "kto_tag")
+_MARK_VALUES = ("true", "false", "0", "1", "0.0", "1.0")
 _WINNERS = ("winner", "better_response_id", "preference", "preferred", "better", "choice", "label", "labels")
 
 
@@ -27,19 +29,37 @@ def of_comparisons(table: Table) -> MappingProposal | None:
 
 
 def _marked(table: Table) -> MappingProposal | None:
+    mark = table.named(_MARKS, _is_mark)
+    if mark is None:
+        return None
     for row_format, asked_name, answer_name in _MARKED:
-        asked = table.named(names_of(row_format, asked_name)[:1], has_text)
-        answer = table.named((answer_name, "response"), has_text)
-        mark = table.named(("label",), _is_mark)
-        if asked is not None and answer is not None and mark is not None:
+        asked = table.named(names_of(row_format, asked_name)[:1], text_or_chat)
+        answer = table.named((answer_name, "response"), text_or_chat)
+        if asked is not None and answer is not None:
             columns = {asked_name: asked.path, answer_name: answer.path}
-            reason = "Each answer is marked as good or bad; the code keeps the good ones."
-            return proposed_code(row_format, reason, "liked", COLUMNS=columns, LABEL=mark.path)
-    return None
+            return _liked(row_format, columns, mark, turns=asked.is_chat or answer.is_chat)
+    chat = table.named(CHAT_NAMES, lambda column: column.is_chat and column.is_answered)
+    # A number beside a chat may be a class of any kind.
+    if chat is None or not _is_true_or_false(mark):
+        return None
+    return _liked("messages", {"messages": chat.path}, mark, turns=True)
+
+
+def _liked(row_format: str, columns: dict[str, str], mark: Column, *, turns: bool) -> MappingProposal:
+    reason = (
+        f"Each answer is marked as good or bad in {quoted(mark.path)}, and bad ones would be learnt too; the code keeps "
+        "the good ones."
+    )
+    return proposed_code(row_format, reason, "liked", COLUMNS=columns, LABEL=mark.path, TURNS=turns)
 
 
 def _is_mark(column: Column) -> bool:
-    return column.is_scalar and all(value in (0, 1) for value in column.values)
+    """True/false or 0/1, as text too, which is what CSV files have."""
+    return filled(column) and all(as_code_has_it(value).strip().lower() in _MARK_VALUES for value in column.values)
+
+
+def _is_true_or_false(column: Column) -> bool:
+    return all(as_code_has_it(value).strip().lower() in ("true", "false") for value in column.values)
 
 
 def _compared(table: Table) -> MappingProposal | None:

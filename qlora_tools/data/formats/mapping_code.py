@@ -171,9 +171,10 @@ def examples(rows):
 """,
     "liked": """\
 def examples(rows):
+    read = decoded if TURNS else text
     for number, row in rows:
         if text(at(row, LABEL)).strip().lower() in ("true", "1", "1.0"):
-            yield number, {name: text(at(row, path)) for name, path in COLUMNS.items()}
+            yield number, {name: read(at(row, path)) for name, path in COLUMNS.items()}
         else:
             print(f"row {number} is left out: it is marked as a bad answer", file=sys.stderr)
 """,

@@ -35,11 +35,13 @@ _ANSWERED = frozenset(
         ),
     )
 )
+_HEADINGS = frozenset(("title", "subject"))
+_CODE = frozenset(("code", "sql", "program", "script"))
 _IDENTIFIERS = frozenset(
     ("id", "ids", "uuid", "guid", "hash", "url", "uri", "link", "date", "time", "timestamp", "path", "file")
 )
 # Part of a longer name, these say nothing: `user_name`, `option_a`.
-_WHOLE_NAMES = frozenset(("q", "a", "user", "human", "bot", "assistant", "label", "result"))
+_WHOLE_NAMES = frozenset(("q", "a", "code", "user", "human", "bot", "assistant", "label", "result"))
 _SPLIT = re.compile(r"[^\w]+|_|\d+")
 _QUESTION_MARKS = ("?", "？", "؟", "՞", ";")
 
@@ -55,13 +57,38 @@ def guessed_pair(table: Table) -> tuple[str] | tuple[str, str] | None:
     if len(candidates) == 1:
         labels = [column for column in table.columns.values() if column.is_text and column.has_few_values]
         return (candidates[0].path, labels[0].path) if len(labels) == 1 else (candidates[0].path,)
-    asked = _named(candidates, _ASKED)
-    answer = _named([column for column in candidates if column is not asked], _ANSWERED)
-    asked = asked or _asks([column for column in candidates if column is not answer])
+    return _pair_of(candidates)
+
+
+def _pair_of(candidates: list[Column]) -> tuple[str, str] | None:
+    asking, answering = _words_for(candidates)
+    asked = _named(candidates, asking - _HEADINGS) or _named(candidates, _HEADINGS)
+    others = [column for column in candidates if column is not asked]
+    answer = _named(others, answering) or _named(others, _CODE)
+    rest = [column for column in candidates if column is not answer]
+    asked = (_below_heading(asked, rest) if answer else asked) or _asks(rest)
     answer = answer or _answers([column for column in candidates if column is not asked])
     # Two answers and nothing that is asked: no pair.
-    both_answer = not _has_word(asked, _ASKED) and _has_word(asked, _ANSWERED)
+    both_answer = not _has_word(asked, asking) and _has_word(asked, answering)
     return None if both_answer else (asked.path, answer.path)
+
+
+def _words_for(candidates: list[Column]) -> tuple[frozenset[str], frozenset[str]]:
+    """The words for what is asked and answered: `a` is an answer beside `q` only, and comes first beside `b`."""
+    names = {plain_name(column.path) for column in candidates}
+    if "q" in names:
+        return _ASKED, _ANSWERED
+    if {"a", "b"} <= names and not _named(candidates, _ASKED):
+        return _ASKED | {"a"}, (_ANSWERED - {"a"}) | {"b"}
+    return _ASKED, _ANSWERED - {"a"}
+
+
+def _below_heading(asked: Column | None, rest: list[Column]) -> Column | None:
+    """What stands under a heading (the body of a mail below its subject) in place of it, where it is longer prose."""
+    if asked is None or _has_word(asked, _ASKED - _HEADINGS) or not _has_word(asked, _HEADINGS):
+        return asked
+    longer = [column for column in rest if column.is_prose and column.mean_length > asked.mean_length]
+    return max(longer, key=lambda column: column.mean_length, default=asked)
 
 
 def _is_candidate(column: Column) -> bool:

@@ -16,7 +16,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}([_-][a-z0-9]{2,4})*", re.IGNORECASE)
 
 def of_other_tasks(table: Table) -> MappingProposal | None:
     """Message trees, translations, summaries, answers that are lists or numbers: not what their text columns suggest."""
-    for recognise in (_tree, _translation, _summary, _unfit_pair, _nested_answer, _speakers):
+    for recognise in (_tree, _translation, _summary, _solutions, _unfit_pair, _nested_answer, _speakers):
         if found := recognise(table):
             return found
     return None
@@ -77,6 +77,19 @@ def _summary(table: Table) -> MappingProposal | None:
         f"These are texts with their summaries; {quoted(document.path)} would be the question and {quoted(summary.path)} the "
         "answer, without a word that asks for a summary.",
     )
+
+
+def _solutions(table: Table) -> MappingProposal | None:
+    """Problems of programming with a list of programs that solve each, also as JSON text."""
+    asked = table.named(_plainly("question_answer", "question"), has_text)
+    solutions = table.named(("solutions",), lambda column: column.has_lists or column.is_writing)
+    if asked is None or solutions is None:
+        return None
+    if solutions.has_lists:
+        columns = {"question": asked.path, "answer": f"{solutions.path}.0"}
+        return _several_answers("question_answer", columns)
+    reason = f"{quoted(solutions.path)} looks like the answer to {quoted(asked.path)}."
+    return proposed("question_answer", {"question": asked.path, "answer": solutions.path}, reason)
 
 
 def _unfit_pair(table: Table) -> MappingProposal | None:

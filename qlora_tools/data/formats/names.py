@@ -169,6 +169,30 @@ CHOICE_ANSWERS = (
     *("correct_option", "gold", "cop", "target"),
 )
 
+# Columns beside a text that say where it comes from and what it is about, however they go on in front (page_title).
+ORIGIN_ENDINGS = (
+    *("title", "url", "uri", "link", "path", "name", "date", "time", "timestamp", "author", "authors", "license"),
+    *("licence", "language", "category", "categories", "tags", "keywords", "metadata", "heading", "headline"),
+    *("_id", "_at", "_type"),
+)
+ORIGINS = (
+    *(
+        "meta",
+        "source",
+        "origin",
+        "dataset",
+        "subset",
+        "description",
+        "subject",
+        "topic",
+        "section",
+        "header",
+        "domain",
+    ),
+    *("publisher", "copyright", "attribution", "citation", "byline", "location", "created", "added", "updated"),
+    *("published", "dump", "score", "id"),
+)
+
 
 def names_of(row_format: str, name: str) -> tuple[str, ...]:
     """The names of columns that hold one thing that a format reads."""

@@ -58,6 +58,7 @@ _STYLES = (
     _Style("gemma", ("<start_of_turn>",), re.compile(r"<start_of_turn>(\w+)\n?"), _speaker),
     _Style("[INST]", ("[INST]",), re.compile(r"(\[/?INST\])"), _instruct_role),
     _Style("zephyr", ("<|user|>", "<|assistant|>"), re.compile(r"<\|(system|user|assistant)\|>\n?"), _speaker),
+    _Style("[|Human|]", ("[|Human|]", "[|AI|]"), re.compile(r"\[\|(Human|AI|System)\|\]"), _speaker),
     _Style("<human>:", (">:",), re.compile(r"<(human|assistant|bot|user)>:", re.IGNORECASE), _speaker),
     _Style(
         "### Human:", ("###",), re.compile(r"###[ \t]*(human|user|assistant|gpt|bot|system):", re.IGNORECASE), _speaker
@@ -108,13 +109,16 @@ def read_transcript(text: str, column: str, *, open_end: bool = False) -> list[M
     """The turns of a marked dialogue; text before the first mark is its system turn.
 
     With `open_end` a last mark of the assistant with nothing behind it is dropped: the prompt for an answer that stands
-    elsewhere. Raises `RowError` where there is no known mark, an unknown speaker or an empty turn.
+    elsewhere. So is a last mark of the user, which waits for the next question.
+    Raises `RowError` where there is no known mark, an unknown speaker or an empty turn.
     """
     style = _style_of(text)
     if style is None:
         raise RowError(f"{column} has no mark of a dialogue such as '### Human:', 'USER:' or '[INST]'")
     pieces = _pieces(text, style)
     if open_end and pieces[-1] == ("assistant", ""):
+        pieces = pieces[:-1]
+    if len(pieces) > 1 and pieces[-1] == ("user", ""):
         pieces = pieces[:-1]
     if style.merges:
         pieces = _merged(pieces)

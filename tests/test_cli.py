@@ -255,9 +255,7 @@ def test_a_file_as_output_is_refused(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def assert_refused(
-    raw: dict[str, Any], refusal: tuple[str, int], capsys: Output, run_file: Callable[..., str]
-) -> None:
+def assert_refused(raw: dict[str, Any], refusal: tuple[str, int], capsys: Output, run_file: Callable[..., str]) -> None:
     import re
 
     said, code = refusal

@@ -100,9 +100,7 @@ def test_a_dataset_without_a_usable_row_names_the_reasons(tmp_path: Path) -> Non
 
 def test_columns_of_other_names_are_read_as_the_config_says(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"frage": "Wer?", "antworten": {"text": ["Ich."]}}] * 3)
-    config = data_of(
-        str(path), format="question_answer", columns={"question": "frage", "answer": "antworten.text.0"}
-    )
+    config = data_of(str(path), format="question_answer", columns={"question": "frage", "answer": "antworten.text.0"})
     example = read_dataset(config, 0).training.examples[0]
     assert [turn["content"] for turn in example.messages] == ["Wer?", "Ich."]  # type: ignore[union-attr]
 

@@ -11,10 +11,10 @@ _OPENING = r"(?:<\|(?:user|assistant|im_start|begin_of_text)\|>|<bos>|<start_of_
 # Where a template writes them: at the start of a line, at the end of the turn, or without a space behind a text.
 _WRITTEN = re.compile(
     rf"^[ \t]*(?:</?s>)?{_OPENING}|{_OPENING}\s*\Z|(?<=[\w.?!>]){_OPENING}|"
-    r"<(?:\|im_start\|>|start_of_turn>)(?:user|assistant|system|model)\s|"
-    r"^[ \t]*(?:<s>)?[ \t]*\[INST\](?=.{0,20000}?\[/INST\])",
-    re.MULTILINE | re.DOTALL,
+    r"<(?:\|im_start\|>|start_of_turn>)(?:user|assistant|system|model)\s",
+    re.MULTILINE,
 )
+_INST = re.compile(r"^[ \t]*(?:<s>)?[ \t]*\[INST\]", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^#{2,3} ?Instruction:", re.MULTILINE)
 _RESPONSE = re.compile(r"^#{2,3} ?Response:", re.MULTILINE)
 
@@ -30,5 +30,7 @@ def doubled_template(row: CheckedRow) -> re.Match[str] | None:
 
 def _written(text: str) -> re.Match[str] | None:
     if match := _WRITTEN.search(text):
+        return match
+    if "[/INST]" in text and (match := _INST.search(text)):
         return match
     return _INSTRUCTION.search(text) if _RESPONSE.search(text) else None

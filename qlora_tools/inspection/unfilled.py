@@ -25,8 +25,8 @@ _FORMATTED = re.compile(r"\bf[\"']|\.format\(|[\"']\{")
 
 _ARTEFACT = re.compile(
     r"^[ \t]*(?:Regenerate response|Copy code)[ \t]*$|\u3010\d{1,3}(?::\d{1,3})?\u2020[^\u3011\n]{0,60}\u3011|"
-    r":contentReference\[oaicite:|<image>(?!.{0,4000}</image>)",
-    re.MULTILINE | re.DOTALL,
+    r":contentReference\[oaicite:|<image>",
+    re.MULTILINE,
 )
 _ARTEFACT_HINTS = ("Regenerate response", "Copy code", "\u2020", "[oaicite:", "<image>")
 _ABOUT_IMAGES = re.compile(r"<image|\b(?:tag|xml|html|svg|rss)\b", re.IGNORECASE)
@@ -76,12 +76,13 @@ def _artefact(row: CheckedRow) -> re.Match[str] | None:
     text = row.answers
     if not any(hint in text for hint in _ARTEFACT_HINTS) or not _ARTEFACT.search(text):
         return None
+    images = "<image>" in text and _about_images(row)
     for match in _ARTEFACT.finditer(CODE.sub(" ", text)):
-        if match[0].strip() in row.prompt or (match[0] == "<image>" and _about_images(row)):
+        if match[0].strip() in row.prompt or (match[0] == "<image>" and images):
             continue
         return match
     return None
 
 
 def _about_images(row: CheckedRow) -> bool:
-    return bool(_ABOUT_IMAGES.search(row.prompt)) or is_code_like(row.answers)
+    return "</image>" in row.answers or bool(_ABOUT_IMAGES.search(row.prompt)) or is_code_like(row.answers)

@@ -71,7 +71,7 @@ def test_an_invalid_config_is_a_json_error_with_every_problem_and_code_2(
 
 def test_guide_lists_topics_and_prints_one(capsys: Output) -> None:
     assert run(["guide", "--json"]) == 0
-    assert set(document(capsys)["topics"]) == {"qlora", "quantization", "memory", "hyperparameters"}
+    assert set(document(capsys)["topics"]) == {"data", "hyperparameters", "memory", "qlora", "quantization"}
     assert run(["guide", "memory"]) == 0
     assert capsys.readouterr().out.startswith("# Memory")
     assert run(["guide", "memroy"]) == 2

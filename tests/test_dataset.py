@@ -135,3 +135,20 @@ def test_a_sample_of_two_sources_counts_every_usable_row(tmp_path: Path) -> None
     sample = sample_rows(training_sources(config), 20)
     assert (sample.usable, len(sample.examples)) == (60, 20)
     assert sum(number <= 30 for number in sample.numbers) == 10
+
+
+def test_a_column_of_thoughts_that_is_not_read_is_told(tmp_path: Path) -> None:
+    from qlora_tools.inspection import inspect_dataset
+
+    rows = [
+        {
+            "question": f"What is {n} + 1?",
+            "reasoning": f"One more than {n} is {n + 1}.",
+            "answer": f"It is {n + 1}.",
+            "id": n,
+        }
+        for n in range(60)
+    ]
+    report = inspect_dataset(str(write_rows(tmp_path / "rows.jsonl", rows)))
+    told = {found.check: found.message for found in report.findings}
+    assert told["columns_not_read"] == "Columns with text are not read: reasoning"

@@ -77,6 +77,7 @@ class RowReader:
     offset: int = 0
     stream: RowStream = field(init=False)
     mapping: RowMapping = field(init=False)
+    first: Sequence[Mapping[str, object]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.stream = open_rows(self.named.source)
@@ -85,6 +86,7 @@ class RowReader:
         readable = [row.value for row in first if row.value is not None]
         if not readable:
             raise _nothing_readable(self.stream.name, first)
+        self.first = readable
         self.mapping = detect_mapping(readable, row_format=self.named.row_format, columns=self.named.columns)
         self._rows = chain(first, rows)
 

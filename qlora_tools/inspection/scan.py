@@ -19,6 +19,22 @@ _MOST_SOURCES = 200
 _EVENT_ROWS = 2000
 # What an unusable row costs when there are few of them: it is left out. More than this, and something is wrong.
 _UNUSABLE_SHARE = 0.01
+# Parts of names of columns that hold what an answer needs, or how it was found.
+_TELLING = frozenset(
+    (
+        "reasoning",
+        "thinking",
+        "thought",
+        "thoughts",
+        "cot",
+        "rationale",
+        "definition",
+        "context",
+        "system",
+        "instructions",
+    )
+)
+_PROSE_WORDS = 4
 _SOURCE_COLUMNS = (
     "source",
     "dataset",
@@ -40,6 +56,7 @@ class Scan:
     digests: RowDigests = field(default_factory=RowDigests)
     paths: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     mappings: list[RowMapping] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows: int = 0
@@ -85,6 +102,7 @@ def scan(sources: Sequence[NamedRows], most: int, on_event: Listener) -> Scan:
         reader = RowReader(named, offset=found.rows)
         found.paths.append(named.source.path)
         found.starts.append(found.rows)
+        found.unread += _unread(reader)
         found.mappings.append(reader.mapping)
         column = _source_column(reader)
         for row in reader:
@@ -115,6 +133,17 @@ def _take(found: Scan, row: ReadRow, source: str, column: str | None) -> None:
 def _source_column(reader: RowReader) -> str | None:
     unused = reader.mapping.unused_columns
     return next((name for name in _SOURCE_COLUMNS if name in unused), None)
+
+
+def _unread(reader: RowReader) -> list[str]:
+    """Columns that are not read although their names and texts say that rows lose something without them."""
+    texts = {name: [row.get(name) for row in reader.first] for name in reader.mapping.unused_columns}
+    return [
+        name
+        for name, values in texts.items()
+        if set(re.split(r"[^a-z]+", name.lower())) & _TELLING
+        and any(isinstance(value, str) and len(value.split()) >= _PROSE_WORDS for value in values)
+    ]
 
 
 def _kind_of(reason: str) -> str:

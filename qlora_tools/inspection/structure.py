@@ -17,6 +17,7 @@ def structure_findings(found: Scan, evaluation: Scan | None) -> list[Finding]:
         *found.digests.findings(),
         *_few(found),
         *_rejected(found),
+        *_unread(found),
         *_further_sources(found),
         *map(_note, found.notes),
     ]
@@ -44,6 +45,15 @@ def _rejected(found: Scan) -> list[Finding]:
         return []
     message = "Rows are pairs of a chosen and a rejected answer: the chosen one is learnt, the rejected one is not used"
     return [finding("rejected_answers", "note", message, [], 0)]
+
+
+def _unread(found: Scan) -> list[Finding]:
+    if not found.unread:
+        return []
+    named = ", ".join(shown(name, 40) for name in found.unread[:5])
+    message = f"Columns with text are not read: {named}"
+    step = "Where the answer needs them, map them with data.columns (system, context), or write them into the rows."
+    return [finding("columns_not_read", "warning", message, [], 0, next_step=step)]
 
 
 def _further_sources(found: Scan) -> list[Finding]:

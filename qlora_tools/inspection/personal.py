@@ -187,7 +187,6 @@ def find_personal_data(text: str) -> Iterator[Span]:
     yield from find_ip_addresses(text)
 
 
-_DIGIT = re.compile(r"\d")
 _NUMBER_LIKE = re.compile(r"\d(?:[ .()/A-Z-]{0,3}\d){6}")
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .tool_calls import holds_calls
 from .transcripts import is_transcript
 from .turns import Dialect, chat_dialect, turn_roles
 from .values import Row, decoded, is_blank, kind, value_at
@@ -147,11 +146,6 @@ class Column:
     def has_lists(self) -> bool:
         """Whether most values are lists, as such or as JSON text."""
         return self._most(lambda value: isinstance(decoded(value), list))
-
-    @cached_property
-    def has_calls(self) -> bool:
-        """Whether most values are lists of tool calls."""
-        return self._most(holds_calls)
 
     def _most(self, holds: Callable[[Any], bool]) -> bool:
         return 2 * sum(map(holds, self.values)) > len(self.values)

@@ -165,7 +165,7 @@ def _checked(config: RunConfig, tokenizer: Any, on_event: Listener) -> DatasetRe
     )
     for found in report.findings:
         if found.severity != "note":
-            on_event(RunEvent("note", f"  {found.severity}: {found.message} ({found.count:,})"))
+            on_event(RunEvent("note", f"  {found.severity}: {found.message}"))
     if config.data.check == "refuse":
         require_ready(report)
     return report

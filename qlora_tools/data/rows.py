@@ -9,12 +9,12 @@ from typing import Literal
 
 from ..errors import DataError
 from .answer_spans import RenderedConversation, Span
+from .disguise import WORD
 from .examples import Example, Message, RowError
 from .rendering import LossOn, RenderedExample, Renderer
 
 IGNORED = -100
 _CHUNK = 512
-_ANSWER = "zqxvjk"
 Offsets = list[tuple[int, int]]
 
 
@@ -191,7 +191,7 @@ class _Encoder:
         """What ends an ordinary answer that another turn follows: EOS where it is written there, else a special token."""
         if self._renderer.style != "chat_template":
             return None
-        user, answer = Message(role="user", content="hi"), Message(role="assistant", content=_ANSWER)
+        user, answer = Message(role="user", content="hi"), Message(role="assistant", content=WORD)
         chat = RenderedConversation(self._renderer.template, (user, answer, user))
         try:
             span = chat.answer(1)

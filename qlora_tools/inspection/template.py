@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.disguise import WORD
 from ..data.examples import Conversation, Message, PlainText, RowError
 from ..data.rendering import Renderer
 from ..results import Finding
@@ -12,7 +13,6 @@ from .rows import CheckedRow
 
 _PROMPTS_COMPARED = 200
 _THOUGHT_COMPARED = 40
-_WORD = "zqxvjk"
 _MARK = re.compile(r"<[|\w][^<>\s]*>")
 _DATE = re.compile(r"strftime_now|date_string")
 _FORMS = {
@@ -177,14 +177,14 @@ def _unknown_marks(renderer: Renderer) -> list[Finding]:
     """Marks that close an answer and are no tokens of their own: a template of another model."""
     turns = (
         Message(role="user", content="hi"),
-        Message(role="assistant", content=_WORD),
+        Message(role="assistant", content=WORD),
         Message(role="user", content="a"),
     )
     try:
         text = renderer.template.text(turns)
     except RowError:
         return []
-    closing = text.partition(_WORD)[2]
+    closing = text.partition(WORD)[2]
     unknown = [mark for mark in _MARK.findall(closing)[:1] if len(_ids(mark, renderer.tokenizer)) > 1]
     if not unknown:
         return []

@@ -6,9 +6,10 @@
     │   ├── DataError           2  a dataset cannot be read or used
     │   └── ModelError          2  a model or adapter cannot be found, read or used
     ├── CheckFailed             3  the work was done, and a check of the result failed
-    └── MachineError            4  this machine cannot do it
-        ├── MissingLibraryError 4  an optional dependency is not installed
-        └── DiskSpaceError      4  not enough disk space, or the disk filled up
+    ├── MachineError            4  this machine cannot do it
+    │   ├── MissingLibraryError 4  an optional dependency is not installed
+    │   └── DiskSpaceError      4  not enough disk space, or the disk filled up
+    └── RunStopped            130  a run ended early because it was asked to
 
 A message says what failed, with the value and what is allowed; `next_step` says what to do about it.
 Anything else that escapes is a bug of qlora-tools and shows its traceback.
@@ -16,6 +17,7 @@ Anything else that escapes is a bug of qlora-tools and shows its traceback.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "MissingLibraryError",
     "ModelError",
     "QloraError",
+    "RunStopped",
     "UsageError",
 ]
 
@@ -108,3 +111,15 @@ class MissingLibraryError(MachineError):
 
 class DiskSpaceError(MachineError):
     """The disk is too full for what has to be written."""
+
+
+class RunStopped(QloraError):  # noqa: N818 - it names an outcome
+    """A run ended early because it was asked to. `checkpoint` is where it can go on, None before the first step."""
+
+    exit_code = 130
+
+    def __init__(self, step: int, checkpoint: Path | None) -> None:
+        where = f"its checkpoint is {checkpoint}" if checkpoint else "nothing was trained yet"
+        super().__init__(f"The run was stopped after step {step}; {where}.", next_step="Resume it to go on from there.")
+        self.step = step
+        self.checkpoint = checkpoint

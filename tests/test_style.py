@@ -41,6 +41,7 @@ RANKS = {
     "subprocesses": 0,
     "untrusted": 0,
     "disk": 1,
+    "durable": 1,
     "requirements": 1,
     "models": 2,
     "config": 3,
@@ -48,6 +49,7 @@ RANKS = {
     "evaluation": 4,
     "guide": 4,
     "memory": 4,
+    "progress": 4,
     "report": 4,
     "inspection": 5,
     "engine": 6,
@@ -55,10 +57,11 @@ RANKS = {
     "doctor": 7,
     "generation": 7,
     "merging": 8,
-    "demo": 9,
-    "server": 10,
-    "cli": 11,
-    "__main__": 12,
+    "jobs": 9,
+    "demo": 10,
+    "server": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

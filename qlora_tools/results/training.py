@@ -35,8 +35,8 @@ class TrainResult(Result):
     """A finished training run. Memory in bytes, times in seconds.
 
     `losses` are means over the learnt tokens of a step; `evaluation_losses`, by step, are means of the means of the
-    evaluation's micro-batches, as Transformers computes them. A run that went on from a checkpoint (`resumed_from_step`) has those of all its attempts.
-    `recoveries` tells when it ran out of memory and went on, `warnings` what was noticed on the way.
+    evaluation's micro-batches, as Transformers computes them. A run that went on from a checkpoint (`resumed_from_step`) has
+    those of all its attempts. `recoveries` tells when it ran out of memory and went on, `warnings` what was noticed.
     """
 
     output_directory: str

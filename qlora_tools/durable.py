@@ -4,12 +4,18 @@ The order is always the same: write beside, flush to the disk, then one rename o
 of a name therefore never meets half a file, whatever killed the writer.
 """
 
+import ctypes
+import errno
 import json
 import os
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+# Of Linux: linux/fcntl.h and linux/fs.h.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def reached(step: str, path: Path) -> None:
@@ -57,6 +63,33 @@ def publish_directory(partial: Path, directory: Path) -> None:
     reached("rename", directory)
     partial.rename(directory)
     sync_directory(directory.parent)
+
+
+def exchange_directories(partial: Path, directory: Path) -> None:
+    """Let the complete directory `partial` and the earlier `directory` change names: there is no moment without either."""
+    for path in sorted(partial.rglob("*")):
+        sync_file(path)
+    sync_file(partial)
+    reached("exchange", directory)
+    if not _exchanged(partial, directory):
+        # No such call here: for a moment the earlier one stands beside its name.
+        aside = partial.with_name(partial.name + "-earlier")
+        directory.rename(aside)
+        partial.rename(directory)
+        aside.rename(partial)
+    sync_directory(directory.parent)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not sys.platform.startswith("linux") or not hasattr(library, "renameat2"):
+        return False
+    here = ctypes.c_int(_AT_FDCWD)
+    done = library.renameat2(here, os.fsencode(first), here, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE))
+    if done != 0 and ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
+    return bool(done == 0)
 
 
 def sync_file(path: Path) -> None:

@@ -42,6 +42,8 @@ RANKS = {
     "untrusted": 0,
     "disk": 1,
     "durable": 1,
+    "checkpoints": 2,
+    "run_output": 3,
     "requirements": 1,
     "models": 2,
     "config": 3,

@@ -59,6 +59,8 @@ FIELD_USE: dict[str, str] = {
     "training.weight_decay": "SFTConfig(weight_decay)",
     "training.max_gradient_norm": "SFTConfig(max_grad_norm)",
     "training.evaluation_every_steps": "SFTConfig(eval_steps)",
+    "training.evaluation_samples": _ENGINE + "answering prompts at evaluations",
+    "training.checkpoint_every_steps": _ENGINE + "saving checkpoints",
     "training.early_stopping_patience": _ENGINE + "stopping early",
     "training.keep_best": _ENGINE + "choosing the adapter to save",
     "training.log_every_steps": "SFTConfig(logging_steps)",
@@ -67,6 +69,7 @@ FIELD_USE: dict[str, str] = {
     "training.tracking": "SFTConfig(report_to)",
     "output.directory": "SFTConfig(output_dir)",
     "output.overwrite": _ENGINE + "refusing or replacing earlier results",
+    "output.keep_checkpoints": _ENGINE + "removing old checkpoints",
 }
 
 # Names of the attention projections in the families of Transformers: split, fused, and GPT-style.

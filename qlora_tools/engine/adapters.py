@@ -2,6 +2,7 @@
 
 import difflib
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,20 @@ def count_parameters(model: Any) -> ParameterCount:
     """Trainable and all parameters of a PeftModel; 4-bit weights count by what they stand for."""
     trainable, total = model.get_nb_trainable_parameters()
     return ParameterCount(trainable, total)
+
+
+def frozen_dtypes(model: Any) -> Counter[str]:
+    """Parameters of the base that are not quantised, counted by dtype."""
+    frozen = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
+    counted: Counter[str] = Counter()
+    for parameter in frozen:
+        counted[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return counted
+
+
+def offloaded_parameters(model: Any, device: str) -> int:
+    """Parameters that lie elsewhere than on `device` (`cuda` or `cpu`)."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.device.type != device)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """The training set as the trainer reads it: rows or bins in their final order, with the collator that suits them."""
 
+import hashlib
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +21,22 @@ Layout = Literal["bins", "padding_free", "off"]
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Rows or bins in the order of training, and how many optimiser steps they make."""
+    """Rows or bins in the order of training with their lengths in tokens, and how many optimiser steps they make.
+
+    `fingerprint` is a hash of what an epoch holds: a resumed run must find the same.
+    """
 
     dataset: Any
     collator: PaddedCollator | FlatCollator
     steps: int
     layout: Layout
     items_per_epoch: int
+    lengths: Sequence[int]
+    fingerprint: str = ""
+
+    def rows_from(self, first: int) -> Any:
+        """The dataset without its first `first` items."""
+        return self.dataset.select(range(first, len(self.dataset))) if first else self.dataset
 
 
 def choose_layout(model: Any, training: TrainingConfig, rows: TokenRows) -> Layout:
@@ -62,14 +74,23 @@ def build_training_set(rows: TokenRows, training: TrainingConfig, layout: Layout
     items = _bins(epoch, training.max_length_tokens) if layout == "bins" else [_item(row) for row in epoch]
     per_step = training.micro_batch_size * training.gradient_accumulation_steps
     steps = training.max_steps or steps_for(len(items), epochs=training.epochs, rows_per_step=per_step)
+    lengths = [len(item["input_ids"]) for item in items]
     order = training_order(
-        [len(item["input_ids"]) for item in items],
+        lengths,
         needed=steps * per_step,
         micro_batch_size=training.micro_batch_size,
         seed=training.seed,
     )
     collator = PaddedCollator(pad_token_id) if layout == "off" else FlatCollator()
-    return TrainingSet(Dataset.from_list(items).select(order), collator, steps, layout, len(items))
+    return TrainingSet(
+        Dataset.from_list(items).select(order),
+        collator,
+        steps,
+        layout,
+        len(items),
+        [lengths[place] for place in order],
+        _fingerprint(items),
+    )
 
 
 def build_evaluation_set(rows: TokenRows) -> Any:
@@ -78,7 +99,14 @@ def build_evaluation_set(rows: TokenRows) -> Any:
 
 
 def _item(row: TokenRow) -> dict[str, list[int]]:
-    return {"input_ids": row.input_ids, "labels": row.labels}
+    return {"input_ids": row.input_ids, "labels": row.labels, "rows": [row.number]}
+
+
+def _fingerprint(items: list[dict[str, list[int]]]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(array("q", item["input_ids"]).tobytes() + array("q", item["labels"]).tobytes())
+    return digest.hexdigest()
 
 
 def _bins(rows: list[TokenRow], capacity: int) -> list[dict[str, list[int]]]:
@@ -88,6 +116,7 @@ def _bins(rows: list[TokenRow], capacity: int) -> list[dict[str, list[int]]]:
             "input_ids": [token for index in members for token in rows[index].input_ids],
             "labels": [label for index in members for label in rows[index].labels],
             "lengths": [lengths[index] for index in members],
+            "rows": [rows[index].number for index in members],
         }
         for members in pack(lengths, capacity)
     ]

@@ -1,127 +1,116 @@
-"""What happens around the trainer's steps: metrics on disk, the best adapter kept, stopping early."""
+"""What happens at evaluations: the best one is remembered, patience ends, and a few prompts are answered."""
 
 import json
 import math
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from ..errors import CheckFailed
 from ..events import Listener, RunEvent
-from ..models.hardware import Hardware
-from .device import peak_memory
+from .device import release_memory
+from .random_state import RandomState
+from .training_state import BestEvaluation
 
-_RENAMED = {"grad_norm": "gradient_norm", "eval_loss": "evaluation_loss", "mean_token_accuracy": "token_accuracy"}
-_KEPT = ("loss", "learning_rate", "grad_norm", "eval_loss", "mean_token_accuracy")
-
-
-class MetricsWriter(TrainerCallback):
-    """Appends one JSON line to `metrics.jsonl` for every log of the trainer, and tells the listener."""
-
-    def __init__(
-        self, path: Path, hardware: Hardware, listener: Listener, items_per_epoch: int, items_per_step: int
-    ) -> None:
-        self._path = path
-        self._hardware = hardware
-        self._listener = listener
-        self._epochs_per_step = items_per_step / items_per_epoch
-        self._began = time.monotonic()
-        self._last = (self._began, 0.0)
-        self.losses: list[float] = []
-        self.evaluation_losses: dict[int, float] = {}
-        self.tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
-        self._last = (self._began, 0.0)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Write what was logged."""
-        measured = {_RENAMED.get(key, key): float(value) for key, value in (logs or {}).items() if key in _KEPT}
-        if not measured:
-            return
-        record = {"step": state.global_step, **measured, **self._pace(logs or {}, state.global_step)}
-        with self._path.open("a", encoding="utf-8") as lines:
-            # JSON has no NaN; null says that there was no number.
-            known = {key: value if math.isfinite(value) else None for key, value in record.items()}
-            lines.write(json.dumps(known) + "\n")
-        self._remember(record)
-        self._listener(RunEvent("metrics", "", {**record, "planned_steps": state.max_steps}))
-
-    def _pace(self, logs: dict[str, Any], step: int) -> dict[str, float]:
-        now, memory = time.monotonic(), peak_memory(self._hardware)
-        record = {
-            "epoch": step * self._epochs_per_step,
-            "seconds": now - self._began,
-            "peak_allocated_bytes": memory.allocated_bytes,
-            "peak_reserved_bytes": memory.reserved_bytes,
-        }
-        if "loss" in logs and "num_tokens" in logs:
-            then, before = self._last
-            self.tokens = int(logs["num_tokens"])
-            record["tokens_per_second"] = (self.tokens - before) / max(now - then, 1e-9)
-            self._last = (now, self.tokens)
-        return record
-
-    def _remember(self, record: dict[str, float]) -> None:
-        if "loss" in record:
-            self.losses.append(record["loss"])
-        if "evaluation_loss" in record:
-            self.evaluation_losses[int(record["step"])] = record["evaluation_loss"]
+_SAMPLE_TOKENS = 48
+_LONGEST_PROMPT = 1024
 
 
-class LossGuard(TrainerCallback):
-    """Ends a run whose loss is no longer a number: further steps would only destroy the adapter."""
+class BestWatch(TrainerCallback):
+    """Compares each evaluation with the best so far, and counts those without a better loss."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Look at the loss that was logged."""
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(float(loss)):
-            raise CheckFailed(
-                f"The loss is {loss} at step {state.global_step}; no adapter was written.",
-                next_step="Lower training.learning_rate, raise training.warmup_fraction, lower training.max_gradient_norm, "
-                "or use quantization.compute_dtype: bfloat16 or float32.",
-            )
-
-
-class BestAdapter(TrainerCallback):
-    """Keeps a copy of the adapter at the best evaluation loss in host memory, and stops when it no longer improves."""
-
-    def __init__(self, patience: int | None, keep: bool) -> None:
+    def __init__(self, best: BestEvaluation, patience: int | None) -> None:
+        self._best = best
         self._patience = patience
-        self._keep = keep
-        self._without_gain = 0
-        self._best_loss = math.inf
-        self._weights: dict[str, torch.Tensor] = {}
-        self.best_step: int | None = None
-        self.stopped_early = False
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kept: Any
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
     ) -> None:
         """Compare the evaluation with the best so far."""
-        loss = (metrics or {}).get("eval_loss", math.inf)
-        if loss < self._best_loss:
-            self._best_loss, self._without_gain, self.best_step = loss, 0, state.global_step
-            if self._keep:
-                self._weights = _trainable_copy(kept["model"])
+        loss, best = (metrics or {}).get("eval_loss", math.inf), self._best
+        if math.isfinite(loss) and (best.loss is None or loss < best.loss):
+            best.loss, best.without_gain, best.step = loss, 0, state.global_step
             return
-        self._without_gain += 1
-        if self._patience is not None and self._without_gain >= self._patience:
-            self.stopped_early = True
-            control.should_training_stop = True
-
-    def restore(self, model: Any) -> bool:
-        """Put the best adapter back into `model`; False when none was kept."""
-        for name, parameter in model.named_parameters():
-            if name in self._weights:
-                parameter.data.copy_(self._weights[name])
-        return bool(self._weights)
+        best.without_gain += 1
+        if self._patience is not None and best.without_gain >= self._patience:
+            best.stopped_early = True
 
 
-def _trainable_copy(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
+@dataclass(frozen=True)
+class SamplePrompt:
+    """A held-out prompt in tokens and as text, and the answer that stands in the data."""
+
+    input_ids: list[int]
+    prompt: str
+    reference: str
+
+
+class SampleWriter(TrainerCallback):
+    """Answers a few held-out prompts greedily at each evaluation, and appends them to `samples.jsonl`."""
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Any,
+        prompts: Sequence[SamplePrompt],
+        stop_token_ids: Sequence[int],
+        listener: Listener,
+    ) -> None:
+        self._path = path
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._stops = sorted({*stop_token_ids, tokenizer.eos_token_id} - {None})
+        self._listener = listener
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kept: Any) -> None:
+        """Answer and write; memory that is short ends the sampling, not the run."""
+        random = RandomState.take()
+        lines = []
+        for sample in self._prompts:
+            answer = self._answer(kept["model"], sample)
+            if answer is None:
+                self._prompts = ()
+                self._listener(RunEvent("note", "No more samples at evaluations: the GPU has no memory for them."))
+                break
+            shown = {"prompt": sample.prompt, "reference": sample.reference, "answer": answer}
+            lines.append(json.dumps({"step": state.global_step, **shown}, ensure_ascii=False) + "\n")
+            self._listener(RunEvent("sample", answer, {"step": state.global_step}))
+        random.put()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    def _answer(self, model: Any, sample: SamplePrompt) -> str | None:
+        ids = torch.tensor([sample.input_ids[-_LONGEST_PROMPT:]], device=model.device)
+        try:
+            with torch.no_grad():
+                answer = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=_SAMPLE_TOKENS,
+                    do_sample=False,
+                    use_cache=True,
+                    eos_token_id=self._stops or None,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                )
+        except torch.cuda.OutOfMemoryError:
+            answer = None
+        if answer is None:
+            release_memory()
+            return None
+        return str(self._tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def sample_prompts(rows: Sequence[Any], count: int, tokenizer: Any) -> list[SamplePrompt]:
+    """The first `count` held-out rows, cut before the first token that is learnt."""
+    samples = []
+    for row in rows[:count]:
+        learnt = next((place for place, label in enumerate(row.labels) if label >= 0), 0)
+        # A plain text is learnt from its start: its first words are the prompt.
+        start = learnt if learnt > 1 else min(16, len(row.input_ids) - 1)
+        prompt, answer = row.input_ids[:start], row.input_ids[start:]
+        shown = tokenizer.decode(prompt), tokenizer.decode(answer, skip_special_tokens=True)
+        samples.append(SamplePrompt(prompt, *shown))
+    return [sample for sample in samples if sample.input_ids]

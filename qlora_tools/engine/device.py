@@ -3,6 +3,7 @@
 import gc
 import platform
 import resource
+import time
 from dataclasses import dataclass
 
 import psutil
@@ -106,3 +107,50 @@ def peak_memory(hardware: Hardware) -> PeakMemory:
         return PeakMemory(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return PeakMemory(kibibytes * 1024, kibibytes * 1024)
+
+
+def memory_now(hardware: Hardware) -> PeakMemory:
+    """What is allocated and reserved at this moment; on a CPU the resident memory of this process, twice."""
+    if hardware.kind == "cuda":
+        return PeakMemory(torch.cuda.memory_allocated(), torch.cuda.memory_reserved())
+    resident = host_bytes()
+    return PeakMemory(resident, resident)
+
+
+def host_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def memory_summary() -> str:
+    """Torch's account of the GPU's memory, for people."""
+    return str(torch.cuda.memory_summary()) if torch.cuda.is_available() else "There is no GPU to ask.\n"
+
+
+class Utilization:
+    """How busy the GPU is, asked of NVML every two seconds at most, and no more once it does not tell."""
+
+    _SECONDS = 2.0
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._asks = hardware.kind == "cuda"
+        self._asked = float("-inf")
+        self._percent: float | None = None
+
+    def percent(self) -> float | None:
+        """Share of the last moments in which the GPU worked; None where nobody knows."""
+        if self._asks and time.monotonic() - self._asked >= self._SECONDS:
+            self._asked, self._percent = time.monotonic(), _utilization_percent()
+            self._asks = self._percent is not None
+        return self._percent
+
+
+def _utilization_percent() -> float | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        return float(torch.cuda.utilization())
+    except (RuntimeError, AttributeError, pynvml.NVMLError):
+        return None

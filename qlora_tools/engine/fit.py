@@ -1,8 +1,8 @@
 """The fit itself: TRL's trainer, fed in our order, watched by our callbacks."""
 
-import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,28 @@ from trl import SFTConfig, SFTTrainer
 from ..config import RunConfig
 from ..config.library_arguments import trainer_arguments
 from ..data.rows import TokenRows
-from ..events import Listener
+from ..events import Listener, StopAsked, never
 from ..memory.estimate import MemoryEstimate
 from ..models.hardware import Hardware
+from ..progress.notices import Notice
+from ..progress.setup_notices import setup_notices
 from ..requirements import TRAINING_LIBRARIES
 from ..results import RowCounts, TrainResult
-from .adapters import count_parameters, master_weights_kept
+from .adapters import count_parameters, frozen_dtypes, master_weights_kept, offloaded_parameters
 from .batches import TrainingSet, build_evaluation_set
-from .callbacks import BestAdapter, LossGuard, MetricsWriter
-from .device import forget_optimised_modules, peak_memory
+from .device import peak_memory
 from .expectation import predicted_peak
-from .output import METRICS_FILE
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a fit went."""
-
-    metrics: MetricsWriter
-    best: BestAdapter
-    steps: int
-    saved_step: int
-    seconds: float
+from .loop import Outcome, TrainingLoop
+from .training_state import MicroBatches, TrainingState
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A run that is ready to fit: everything settled but the model's weights."""
+    """A run that is ready to fit: everything settled but the model's weights.
+
+    `start` is the state to go on from, None for a new run; `identity` says what its checkpoints belong to. A `throw_away` fit
+    keeps no checkpoint and does not recover.
+    """
 
     config: RunConfig
     training_set: TrainingSet
@@ -50,11 +45,20 @@ class Fit:
     output: Path
     on_event: Listener
     expected: MemoryEstimate | None
+    start: TrainingState | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    stop: StopAsked = never
+    throw_away: bool = False
 
     @property
     def items_per_step(self) -> int:
         """Rows or bins of one optimiser step."""
         return self.config.training.micro_batch_size * self.config.training.gradient_accumulation_steps
+
+    @property
+    def epochs_per_step(self) -> float:
+        """The part of an epoch that a step is."""
+        return self.items_per_step / self.training_set.items_per_epoch
 
     def summary(self, model: Any) -> str:
         """The derived quantities, said before the first step."""
@@ -64,6 +68,7 @@ class Fit:
             f"Training {count.trainable:,} of {count.total:,} parameters "
             f"({100 * count.trainable / count.total:.2f} %): {self.training_set.steps} steps of {self.items_per_step} {unit}"
             + self._expectation()
+            + (f", going on after step {self.start.loop.step}" if self.start else "")
         )
 
     def _expectation(self) -> str:
@@ -71,56 +76,63 @@ class Fit:
             return ""
         return f", expected peak {predicted_peak(self.expected, self.hardware) / 2**30:.2f} GiB"
 
-    def run(self, model: Any, tokenizer: Any) -> Outcome:
-        """Train, evaluate at the end, and put the best adapter back where that is asked for."""
-        training = self.config.training
-        metrics = MetricsWriter(
-            self.output / METRICS_FILE,
-            self.hardware,
-            self.on_event,
-            self.training_set.items_per_epoch,
-            self.items_per_step,
+    def notices(self, model: Any) -> list[Notice]:
+        """What will make every step slow."""
+        return setup_notices(
+            device=self.hardware.kind,
+            compute_dtype=self.compute_dtype,
+            computes_bfloat16=self.hardware.computes_bfloat16,
+            frozen_dtypes=frozen_dtypes(model),
+            offloaded_parameters=offloaded_parameters(model, self.hardware.kind),
         )
-        best = BestAdapter(training.early_stopping_patience, training.keep_best)
-        trainer = self._trainer(model, tokenizer, [metrics, LossGuard(), best])
-        began = time.monotonic()
-        state = trainer.train()
-        forget_optimised_modules()
-        if self.evaluation_rows is not None and state.global_step not in metrics.evaluation_losses:
-            trainer.evaluate()
-        restored = training.keep_best and best.restore(model)
-        saved_step = best.best_step if restored and best.best_step is not None else state.global_step
-        return Outcome(metrics, best, state.global_step, saved_step, time.monotonic() - began)
 
-    def _trainer(self, model: Any, tokenizer: Any, callbacks: list[Any]) -> Any:
+    def rows_of(self, step: int) -> list[dict[str, Any]]:
+        """What a step, counted from 1, is computed on: tokens, labels and the rows' numbers in their files."""
+        last = step * self.items_per_step
+        items = self.training_set.dataset.select(range(last - self.items_per_step, last))
+        return [{"rows": item["rows"], "input_ids": item["input_ids"], "labels": item["labels"]} for item in items]
+
+    def run(self, model: Any, tokenizer: Any) -> Outcome:
+        """Train to the end, from `start` where there is one."""
+        return TrainingLoop(self, model, tokenizer).run()
+
+    def trainer(self, model: Any, tokenizer: Any, rows: Any, cut: MicroBatches, callbacks: list[Any]) -> Any:
+        """A trainer of `rows`, in their order, in micro-batches as `cut` says."""
         evaluation = build_evaluation_set(self.evaluation_rows) if self.evaluation_rows else None
         with warnings.catch_warnings(), master_weights_kept(model):
             # Renamed to activation_checkpointing in 5.2x; the floor of our range knows the old name only.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-            arguments = SFTConfig(
-                **trainer_arguments(
-                    self.config,
-                    steps=self.training_set.steps,
-                    compute_dtype=self.compute_dtype,
-                    on_gpu=self.hardware.kind == "cuda",
-                    evaluates=evaluation is not None,
-                    output_directory=self.output,
-                )
-            )
+            arguments = SFTConfig(**self._arguments(cut, evaluates=evaluation is not None))
             # One process uses one GPU; with several visible, Trainer would wrap the model in DataParallel.
             if arguments.n_gpu > 1:
                 arguments._n_gpu = 1
             trainer = SFTTrainer(
                 model=model,
                 args=arguments,
-                train_dataset=self.training_set.dataset,
+                train_dataset=rows,
                 eval_dataset=evaluation,
                 data_collator=self.training_set.collator,
                 processing_class=tokenizer,
                 callbacks=callbacks,
             )
         trainer.remove_callback(PrinterCallback)
+        _watch_norm(trainer, callbacks[-1].watched_norm)
         return trainer
+
+    def _arguments(self, cut: MicroBatches, *, evaluates: bool) -> dict[str, Any]:
+        return {
+            **trainer_arguments(
+                self.config,
+                steps=self.training_set.steps,
+                compute_dtype=self.compute_dtype,
+                on_gpu=self.hardware.kind == "cuda",
+                evaluates=evaluates,
+                output_directory=self.output,
+            ),
+            "per_device_train_batch_size": cut.size,
+            "gradient_accumulation_steps": cut.accumulation,
+            "per_device_eval_batch_size": cut.evaluation_size,
+        }
 
     def result(self, model: Any, outcome: Outcome, *, smoke_answer: str | None, total_seconds: float) -> TrainResult:
         """The result that the user gets."""
@@ -149,10 +161,23 @@ class Fit:
             predicted_peak_bytes=predicted_peak(self.expected, self.hardware) if self.expected else None,
             train_seconds=outcome.seconds,
             total_seconds=total_seconds,
-            tokens_per_second=outcome.metrics.tokens / outcome.seconds,
+            tokens_per_second=outcome.tokens / outcome.seconds,
             smoke_answer=smoke_answer,
+            resumed_from_step=self.start.loop.step if self.start else None,
+            recoveries=outcome.recoveries,
+            warnings=outcome.metrics.warnings,
             versions={name: version(name) for name in TRAINING_LIBRARIES},
         )
+
+
+def _watch_norm(trainer: Any, watched: Callable[[Any, bool], Any]) -> None:
+    """Let the keeper see each gradient norm between clipping and the optimiser's step; no callback is told of it."""
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def clipped(*args: Any, **kwargs: Any) -> Any:
+        return watched(clip(*args, **kwargs), trainer.accelerator.scaler is not None)
+
+    trainer.accelerator.clip_grad_norm_ = clipped
 
 
 def _row_counts(rows: TokenRows) -> RowCounts:

@@ -1,4 +1,4 @@
-"""The output directory of a run: refused before anything is lost, filled whole or not at all."""
+"""Putting the trained adapter into the output directory: whole or not at all."""
 
 import os
 import shutil
@@ -12,52 +12,10 @@ import torch
 from safetensors import SafetensorError
 
 from ..disk import DISK_FULL
-from ..errors import CheckFailed, DiskSpaceError, MachineError, UsageError
+from ..durable import exchange_directories, publish_directory
+from ..errors import CheckFailed
 from .adapters import ADAPTER_WEIGHTS
-from .record import RECORD_FILE, AdapterRecord, write_record
-
-METRICS_FILE = "metrics.jsonl"
-DATA_REPORT_FILE = "data_report.json"
-_OURS = ("adapter", "config.yaml", DATA_REPORT_FILE, METRICS_FILE, "result.json")
-# Adapter, metrics and tokenizer of a small run; larger adapters are checked against their own size when saved.
-_LEAST_FREE_BYTES = 64 * 2**20
-
-
-def check_output(directory: Path, *, overwrite: bool) -> None:
-    """Raise unless the results of a run may be written to `directory`; writes nothing.
-
-    Raises `UsageError` when it holds results and `overwrite` is off, `MachineError` without permission or space.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"The output {directory} is a file.", next_step="Choose another output.directory.")
-    earlier = [name for name in _OURS if (directory / name).exists()]
-    if earlier and not overwrite:
-        raise UsageError(
-            f"{directory} holds the results of an earlier run ({', '.join(earlier)}).",
-            next_step="Choose another output.directory, or set output.overwrite: true to replace them.",
-        )
-    if (directory / "adapter").exists() and not (directory / "adapter" / RECORD_FILE).is_file():
-        raise UsageError(
-            f"{directory / 'adapter'} was not made by qlora-tools and is not replaced.",
-            next_step="Choose another output.directory.",
-        )
-    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise MachineError(f"No permission to write to {existing}.", next_step="Choose another output.directory.")
-    free = shutil.disk_usage(existing).free
-    if free < _LEAST_FREE_BYTES:
-        raise DiskSpaceError(
-            f"Only {free / 2**20:.0f} MiB are free at {existing}; a run needs at least {_LEAST_FREE_BYTES / 2**20:.0f}.",
-            next_step="Free space there, or choose another output.directory.",
-        )
-
-
-def prepare_output(directory: Path, *, overwrite: bool) -> None:
-    """Make `directory` ready for a new run. An earlier adapter stays until the new one takes its place."""
-    check_output(directory, overwrite=overwrite)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS_FILE, DATA_REPORT_FILE, "result.json"):
-        (directory / name).unlink(missing_ok=True)
+from .record import AdapterRecord, write_record
 
 
 def publish_adapter(
@@ -84,12 +42,9 @@ def publish_adapter(
 def _replace(directory: Path, partial: Path) -> None:
     """Put `partial` in the place of `directory`; the earlier one goes only when the new one stands."""
     if not directory.exists():
-        partial.rename(directory)
+        publish_directory(partial, directory)
         return
-    earlier = partial.with_name(partial.name + "-earlier")
-    directory.rename(earlier)
-    partial.rename(directory)
-    shutil.rmtree(earlier, ignore_errors=True)
+    exchange_directories(partial, directory)
 
 
 @contextmanager

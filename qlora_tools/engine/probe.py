@@ -27,11 +27,11 @@ from ..models.hardware import Hardware
 from ..models.reference import ModelReference, ResolvedModel
 from ..models.shape import ModelShape
 from ..results import ProbePart, ProbeResult
+from ..run_output import METRICS_FILE
 from .adapters import attach_adapter
 from .batches import TrainingSet
 from .device import detect_hardware, host_hardware, peak_memory, release_memory, reset_peak_memory
 from .fit import Fit
-from .output import METRICS_FILE
 from .random_base import build_random_base
 
 _STEPS = 2  # the optimiser's state exists from the second step on
@@ -117,9 +117,10 @@ def _fit(config: RunConfig, vocabulary: int, dtype: str, hardware: Hardware, scr
     rows = [[source.randrange(vocabulary) for _ in range(training.max_length_tokens)] for _ in range(count)]
     items = [{"input_ids": row, "labels": row} for row in rows]
     counted = TokenRows(tuple(TokenRow(row, row) for row in rows), count, 0, 0, 0, ())
-    training_set = TrainingSet(Dataset.from_list(items), PaddedCollator(0), _STEPS, "off", count)
+    lengths = [len(row) for row in rows]
+    training_set = TrainingSet(Dataset.from_list(items), PaddedCollator(0), _STEPS, "off", count, lengths)
     config = config.model_copy(update={"training": training})
-    return Fit(config, training_set, counted, None, hardware, dtype, scratch, ignore, None)
+    return Fit(config, training_set, counted, None, hardware, dtype, scratch, ignore, None, throw_away=True)
 
 
 def _tokenizer() -> Any:

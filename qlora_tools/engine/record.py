@@ -14,9 +14,8 @@ from ..config.schema import QuantizationConfig
 from ..errors import ModelError
 from ..models.local_files import PICKLE_PATTERNS
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
+from ..run_output import ADAPTER_RECORD_FILE
 from .adapters import ADAPTER_WEIGHTS
-
-RECORD_FILE = "qlora_tools.json"
 
 
 class AdapterRecord(BaseModel):
@@ -58,7 +57,7 @@ def text_hash(text: str | None) -> str | None:
 
 def write_record(directory: Path, record: AdapterRecord) -> None:
     """Store the record in an adapter directory."""
-    (directory / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (directory / ADAPTER_RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_adapter_record(directory: Path) -> AdapterRecord:
@@ -78,7 +77,7 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
         raise ModelError(
             f"The adapter {directory} has no {ADAPTER_WEIGHTS}{found}.", next_step="Save the adapter as safetensors."
         )
-    path = directory / RECORD_FILE
+    path = directory / ADAPTER_RECORD_FILE
     try:
         text = path.read_text(encoding="utf-8")
         if '"style": "instruction"' in text:

@@ -16,53 +16,87 @@ from ..data.dataset import NumberedExamples, read_dataset
 from ..data.rendering import Renderer
 from ..data.rows import LengthLimit, TokenRows, tokenize_examples
 from ..disk import disk_errors
-from ..errors import MachineError
-from ..events import Listener, RunEvent, ignore
+from ..durable import replace_file
+from ..errors import MachineError, RunStopped
+from ..events import Listener, RunEvent, StopAsked, ignore, never
 from ..inspection import inspect_config, require_ready
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..paths import as_path
 from ..requirements import require_tracker
 from ..results import DatasetReport, TrainResult
+from ..run_output import (
+    CONFIG_FILE,
+    DATA_REPORT_FILE,
+    RESULT_FILE,
+    check_output,
+    check_writable,
+    locked_output,
+    prepare_output,
+)
 from .adapters import attach_adapter, initial_adapter
 from .batches import build_training_set, choose_layout
 from .device import detect_hardware, peak_memory, release_memory, reset_peak_memory
 from .expectation import expected_memory, remember_run
 from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer, read_config
-from .output import DATA_REPORT_FILE, check_output, prepare_output, publish_adapter, require_finite
+from .output import publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
+from .resuming import open_checkpoint, run_identity, same_run
 from .smoke import smoke_generation
 
 
-def train(config: RunConfig, *, on_event: Listener = ignore) -> TrainResult:
+def train(
+    config: RunConfig,
+    *,
+    resume_from: Path | None = None,
+    stop: StopAsked = never,
+    on_event: Listener = ignore,
+) -> TrainResult:
     """Train an adapter as `config` says and write it to `output.directory`.
 
     The directory then holds `adapter/` (PEFT format, with tokenizer and `qlora_tools.json`), `config.yaml` (complete, with
-    defaults), `data_report.json` (what the check of the data found), `metrics.jsonl` (a line each logged step) and
-    `result.json`. The adapter appears whole or not at all.
+    defaults), `data_report.json` (what the check of the data found), `metrics.jsonl` (a line each logged step),
+    `samples.jsonl` (answers at evaluations), `checkpoints/` and `result.json`. The adapter appears whole or not at all.
+
+    `resume_from` is a complete checkpoint of this output directory: the run goes on from it as if it had not been
+    interrupted, with the same losses. `stop` is asked between micro-batches; when it is true, a checkpoint is saved and
+    `RunStopped` raised.
 
     Raises `UsageError` (config, data or model is wrong; nothing is written), `MachineError` (memory, disk or
     hardware), `CheckFailed` (the data is not ready and `data.check` is refuse, or the loss became NaN; no adapter is
-    written).
+    written), `RunStopped`. Where a checkpoint was saved, the message names it.
     """
     began = time.monotonic()
     output = as_path(config.output.directory)
     require_tracker(config.training.tracking)
     model = config.model
     reference = ModelReference.parse(model.name, source=model.source, revision=model.revision)
-    left = "no adapter was written"
-    with _memory_errors(), disk_errors(output, left=left):
-        check_output(output, overwrite=config.output.overwrite)
+    with disk_errors(output, left=f"what is complete stays in {output}"):
+        if resume_from is None:
+            check_output(output, overwrite=config.output.overwrite)
+        check_writable(output)
+        start = None if resume_from is None else open_checkpoint(resume_from, output, on_event)
         resolved = resolve_model(reference)
         on_event(RunEvent("phase", "Reading and tokenising rows"))
         data = _prepare_data(config, load_tokenizer(resolved), on_event)
+        _leave_if_asked(stop, resume_from)
         on_event(RunEvent("phase", f"Loading {model.name} ({config.quantization.kind})"))
-        loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
-        result = _run(config, resolved, data, loaded, fit, began)
+        with _memory_errors():
+            loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
+            _leave_if_asked(stop, resume_from)
+            identity = run_identity(config, resolved, fit.training_set.fingerprint)
+            fit = replace(fit, identity=identity, start=same_run(start, identity), stop=stop)
+            result = _run(config, resolved, data, loaded, fit, began)
         del loaded
         release_memory()
-        (output / "result.json").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        replace_file(output / RESULT_FILE, (result.model_dump_json(indent=2) + "\n").encode())
     return result
+
+
+def _leave_if_asked(stop: StopAsked, resume_from: Path | None) -> None:
+    """A stop between the phases before the first step."""
+    if stop():
+        raise RunStopped(int(resume_from.name.rpartition("-")[2]) if resume_from else 0, resume_from)
 
 
 def _prepare_fit(
@@ -109,17 +143,24 @@ def _run(
     smoke = _smoke_answer(config, loaded, data)
     set_seed(config.training.seed)  # the smoke generation must not move the start of the adapter
     adapted = attach_adapter(loaded.model, config.lora, resolved)
-    prepare_output(fit.output, overwrite=config.output.overwrite)
-    (fit.output / "config.yaml").write_text(dump_config(config, complete=True), encoding="utf-8")
-    (fit.output / DATA_REPORT_FILE).write_text(data.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    fit.on_event(RunEvent("phase", fit.summary(adapted)))
-    with initial_adapter(adapted, config.lora) as initial:
-        outcome = fit.run(adapted, loaded.tokenizer)
-        require_finite(adapted)
-        record = _record(config, resolved, data, loaded.compute_dtype)
-        publish_adapter(adapted, data.renderer.tokenizer, record, fit.output / "adapter", initial=initial)
+    with locked_output(fit.output):
+        _write_settings(config, data, fit)
+        fit.on_event(RunEvent("phase", fit.summary(adapted)))
+        with initial_adapter(adapted, config.lora) as initial:
+            outcome = fit.run(adapted, loaded.tokenizer)
+            require_finite(adapted)
+            record = _record(config, resolved, data, loaded.compute_dtype)
+            publish_adapter(adapted, data.renderer.tokenizer, record, fit.output / "adapter", initial=initial)
     remember_run(config, fit.expected, peak_memory(fit.hardware), fit.hardware)
     return fit.result(adapted, outcome, smoke_answer=smoke, total_seconds=time.monotonic() - began)
+
+
+def _write_settings(config: RunConfig, data: "_Data", fit: Fit) -> None:
+    """The first files of a run; a resumed one keeps what is there of the others."""
+    if fit.start is None:
+        prepare_output(fit.output, overwrite=config.output.overwrite)
+    replace_file(fit.output / CONFIG_FILE, dump_config(config, complete=True).encode())
+    replace_file(fit.output / DATA_REPORT_FILE, (data.report.model_dump_json(indent=2) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -193,11 +234,12 @@ def _record(config: RunConfig, resolved: ResolvedModel, data: _Data, compute_dty
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
+    """What a fit cannot recover from: the model itself does not fit."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:
         raise MachineError(
-            "The GPU ran out of memory while training.",
-            next_step="Halve training.micro_batch_size and double training.gradient_accumulation_steps (the same result), "
-            "then turn gradient_checkpointing on, then lower training.max_length_tokens.",
+            "The GPU ran out of memory while the model was loaded or saved.",
+            next_step="`nvidia-smi` shows what else uses the GPU; `qlora estimate` shows what fits. quantization.kind: nf4 "
+            "takes the least, then a smaller model.",
         ) from None

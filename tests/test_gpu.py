@@ -1,6 +1,7 @@
 """The stock engine on a CUDA GPU. Run by hand: `make test-gpu`; the last result is in benchmarks/results/."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ pytestmark = pytest.mark.gpu
 EIGHT_STEPS = {"max_steps": 8, "learning_rate": 5e-3}
 
 
-def train(raw: dict[str, Any]) -> Any:
+def train(raw: dict[str, Any], **arguments: Any) -> Any:
     from qlora_tools import train as train_from_config
 
-    return train_from_config(parse_config(raw))
+    return train_from_config(parse_config(raw), **arguments)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,17 +88,88 @@ def test_two_runs_have_losses_equal_to_rounding(tiny_model: Models, chat_rows: P
     assert again.losses == pytest.approx(first.losses, abs=1e-3)
 
 
-def test_a_gpu_that_is_too_small_is_told_in_words(tiny_model: Models, chat_rows: Path, config_for: Raw) -> None:
+@contextmanager
+def only_more_bytes(count: int) -> Iterator[None]:
+    """What this process holds already and `count` bytes more: beyond that, torch's own error."""
     import torch
 
-    raw = config_for(tiny_model("llama"), chat_rows, training={"micro_batch_size": 2048, "max_steps": 1})
     torch.cuda.empty_cache()
-    # What this process holds already and one MiB more: too little for the logits of 2,048 rows.
-    limit = torch.cuda.memory_reserved() + 2**20
+    limit = torch.cuda.memory_reserved() + count
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
     try:
-        with pytest.raises(MachineError, match="memory"):
-            train(raw)
+        yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("packing", ["off", "bins"])
+def test_a_run_that_lacks_memory_goes_on_with_smaller_micro_batches_and_the_same_losses(
+    packing: str, tiny_model: Models, chat_rows: Path, config_for: Raw
+) -> None:
+    def raw() -> dict[str, Any]:
+        size = {"micro_batch_size": 512 if packing == "off" else 64, "gradient_accumulation_steps": 1}
+        training = {**EIGHT_STEPS, **size, "packing": packing, "gradient_checkpointing": False}
+        return config_for(tiny_model("llama"), chat_rows, training=training, quantization={"compute_dtype": "float32"})
+
+    expected = train(raw())
+    with only_more_bytes(int(0.7 * expected.peak_allocated_bytes)):
+        result = train(raw())
+    assert result.recoveries
+    assert result.recoveries[0].step == 0, "the warm-up on the longest rows finds it before the first step"
+    assert "PyTorch CUDA memory summary" in (Path(result.output_directory) / "memory-summary-1.txt").read_text()
+    assert result.losses == pytest.approx(expected.losses, abs=1e-3)
+
+
+def test_a_stopped_run_goes_on_with_paged_states_paged_again(
+    tiny_model: Models, chat_rows: Path, config_for: Raw
+) -> None:
+    from qlora_tools.errors import RunStopped
+
+    stopping: list[bool] = []
+
+    def listen(event: Any) -> None:
+        if event.kind == "metrics" and event.values["step"] >= 4:
+            stopping.append(True)
+
+    def raw() -> dict[str, Any]:
+        lora = {"rank": 1024, "target_modules": "attention"}  # over 100,000 elements a tensor: paged
+        return config_for(tiny_model("llama"), chat_rows, training=EIGHT_STEPS, lora=lora)
+
+    expected = train(raw())
+    interrupted = raw()
+    with pytest.raises(RunStopped) as stopped:
+        train(interrupted, stop=lambda: bool(stopping), on_event=listen)
+    resumed = train(interrupted, resume_from=stopped.value.checkpoint)
+    assert resumed.losses == pytest.approx(expected.losses, abs=1e-3)
+
+
+def test_states_of_a_paged_optimiser_are_put_back_as_managed_memory() -> None:
+    import torch
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    from qlora_tools.engine.optimizer_state import from_tensors, put_optimizer, take_optimizer, to_tensors
+
+    def stepped(layer: Any, optimizer: Any) -> Any:
+        layer(torch.ones(4, 512, device="cuda")).sum().backward()
+        optimizer.step()
+        torch.cuda.synchronize()
+        return layer.weight.detach().cpu().clone()
+
+    layer, other = (torch.nn.Linear(512, 512, bias=False, device="cuda") for _ in range(2))
+    optimizer = PagedAdamW8bit(layer.parameters())
+    stepped(layer, optimizer)
+    other.load_state_dict(layer.state_dict())
+    again = PagedAdamW8bit(other.parameters())
+    kept = from_tensors(*to_tensors(take_optimizer(optimizer, layer)))
+    put_optimizer(again, other, kept)
+    assert again.state[other.weight]["state1"].is_paged
+    layer.zero_grad()
+    assert torch.equal(stepped(layer, optimizer), stepped(other, again))
+
+
+def test_a_gpu_that_is_too_small_is_told_in_words(tiny_model: Models, chat_rows: Path, config_for: Raw) -> None:
+    raw = config_for(tiny_model("llama"), chat_rows, training={"micro_batch_size": 2048, "max_steps": 1})
+    with only_more_bytes(2**20), pytest.raises(MachineError, match="memory"):
+        train(raw)
     assert not (Path(raw["output"]["directory"]) / "adapter").exists()

@@ -12,6 +12,7 @@ from ..checkpoints import problem_of
 from ..durable import as_json, replace_file
 from ..errors import CheckFailed, MachineError, RunStopped
 from ..events import RunEvent
+from ..progress.watch import CourseWatch
 from ..results import Recovery
 from ..run_output import BAD_STEP_FILE, METRICS_FILE, SAMPLES_FILE
 from .callbacks import BestWatch, SampleWriter, sample_prompts
@@ -62,8 +63,10 @@ class TrainingLoop:
         self._best = replace(start.best) if start else BestEvaluation()
         self._recoveries = [Recovery(**one) for one in start.recoveries] if start else []
         self._recovered_here = 0
+        steps = fit.training_set.steps
+        watch = CourseWatch(steps, max_gradient_norm=training.max_gradient_norm)
         self._metrics = MetricsWriter(
-            fit.output / METRICS_FILE, fit.hardware, fit.on_event, fit.training_set.steps, fit.epochs_per_step
+            fit.output / METRICS_FILE, fit.hardware, fit.on_event, watch, steps, fit.epochs_per_step
         )
         self._saver = CheckpointSaver(
             fit.output,

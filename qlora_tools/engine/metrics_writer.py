@@ -23,7 +23,13 @@ class MetricsWriter(TrainerCallback):
     """Appends what the trainer logs to `metrics.jsonl`, tells the listener, and passes on what is noticed in it."""
 
     def __init__(
-        self, path: Path, hardware: Hardware, listener: Listener, planned_steps: int, epochs_per_step: float
+        self,
+        path: Path,
+        hardware: Hardware,
+        listener: Listener,
+        watch: CourseWatch,
+        planned_steps: int,
+        epochs_per_step: float,
     ) -> None:
         self._path = path
         self._hardware = hardware
@@ -32,7 +38,7 @@ class MetricsWriter(TrainerCallback):
         self._planned_steps = planned_steps
         self._epochs_per_step = epochs_per_step
         self._file: TextIO | None = None
-        self._watch = CourseWatch(planned_steps)
+        self._watch = watch
         self._began = self._idle_since = self._step_began = time.monotonic()
         self._counted = (self._began, 0)
         self._data_seconds = 0.0

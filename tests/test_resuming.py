@@ -190,6 +190,18 @@ def test_only_what_no_checkpoint_depends_on_may_change(llama: Path, chat_rows: P
     assert train(longer, resume_from=checkpoint).steps == 5
 
 
+def test_micro_batches_may_be_smaller_from_a_checkpoint_on(llama: Path, chat_rows: Path, config_for: Raw) -> None:
+    training = {**STEPS, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
+    expected = train(config_for(llama, chat_rows, training=training))
+    raw = config_for(llama, chat_rows, training=training)
+    checkpoint = stopped_after(3, raw)
+    smaller = {**raw, "training": {**raw["training"], "micro_batch_size": 1, "gradient_accumulation_steps": 4}}
+    assert train(smaller, resume_from=checkpoint).losses == pytest.approx(expected.losses, abs=1e-5)
+    other = {**raw, "training": {**raw["training"], "micro_batch_size": 1}}
+    with pytest.raises(ConfigError, match="training.micro_batch_size: was 4 and is 1"):
+        train(other, resume_from=checkpoint)
+
+
 def test_other_rows_than_those_of_the_checkpoint_are_refused(llama: Path, config_for: Raw, tmp_path: Path) -> None:
     rows = [{"prompt": f"count to {i}", "completion": f"that is {i}"} for i in range(20)]
     path = write_rows(tmp_path / "rows.jsonl", rows)

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 
 from ..checkpoints import problem_of
+from ..disk import DISK_FULL
 from ..durable import as_json, replace_file
 from ..errors import CheckFailed, MachineError, RunStopped
 from ..events import RunEvent
@@ -19,7 +20,7 @@ from .callbacks import BestWatch, SampleWriter, sample_prompts
 from .device import forget_optimised_modules, memory_summary, release_memory
 from .metrics_writer import MetricsWriter
 from .micro_batches import cut_bins, first_cut, smaller_cut
-from .saving import CheckpointSaver
+from .saving import CheckpointSaver, os_words
 from .step_keeper import BadStep, Phase, StepKeeper, StepsEnded
 from .training_state import BestEvaluation, TrainingState, load_state, load_weights, put_weights, trained_weights
 from .warm_up import warm_up
@@ -123,6 +124,10 @@ class TrainingLoop:
                 raise
             state = None if keeper.phase == "the optimiser" or keeper.loop is None else keeper.state()
             return _Lack(keeper.phase, memory_summary(), state)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise self._saver.disk_full(os_words(error)) from None
         except BadStep as bad:
             raise self._refused(bad, self._saved(keeper)) from None
         except StepsEnded:

@@ -60,6 +60,7 @@ class MetricsWriter(TrainerCallback):
         for record in read_course(self._path).records:
             if record["step"] <= step:
                 self._remember({key: math.nan if value is None else value for key, value in record.items()})
+                self._watch.feed(record)  # it has to know the best evaluation; what it notices was told
         self._append({"event": "resumed", "step": step, "time": time.time()})
         self.tokens = tokens
         self._counted = (time.monotonic(), tokens)

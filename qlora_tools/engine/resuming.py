@@ -1,6 +1,8 @@
 """Going on from a checkpoint: which one, whether it belongs to this run, and what may be changed on the way."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from ..config import RunConfig
 from ..errors import ConfigError, ConfigProblem, UsageError
 from ..events import Listener, RunEvent
 from ..models.reference import ResolvedModel
+from .micro_batches import first_cut
 from .record import config_hash
 from .training_state import TrainingState, load_state
 
@@ -40,6 +43,7 @@ CHANGEABLE = frozenset(
         "output.keep_checkpoints",
     }
 )
+_SIZES = ("micro_batch_size", "gradient_accumulation_steps")
 Opened = tuple[TrainingState, dict[str, Any]]
 
 
@@ -59,6 +63,24 @@ def open_checkpoint(directory: Path, output: Path, on_event: Listener) -> Opened
         on_event(RunEvent("note", f"A checkpoint that is not whole was moved to {aside}: {problem}."))
     on_event(RunEvent("note", f"Going on from {directory}."))
     return load_state(directory)
+
+
+def ordered_as(opened: Opened | None, config: RunConfig) -> RunConfig:
+    """`config` with the micro-batches that the run began with, which order its rows; only where a step holds as many rows."""
+    if opened is None:
+        return config
+    first = {name: opened[1]["config"]["training"][name] for name in _SIZES}
+    now = {name: getattr(config.training, name) for name in _SIZES}
+    if math.prod(first.values()) != math.prod(now.values()):
+        return config
+    return config.model_copy(update={"training": config.training.model_copy(update=first)})
+
+
+def cut_as(state: TrainingState | None, asked: RunConfig, ordered: RunConfig) -> TrainingState | None:
+    """`state` with the micro-batches of `asked`, where they are others than those that order the rows."""
+    if state is None or asked.training == ordered.training:
+        return state
+    return replace(state, cut=first_cut(asked.training))
 
 
 def run_identity(config: RunConfig, resolved: ResolvedModel, rows: str) -> dict[str, Any]:

@@ -71,18 +71,17 @@ class CheckpointSaver:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            raise self._full(state, os_words(error)) from None
+            raise self.disk_full(os_words(error)) from None
         except DiskSpaceError as error:
-            raise self._full(state, error.message) from None
+            raise self.disk_full(error.message) from None
 
-    def _full(self, state: TrainingState, reason: str) -> DiskSpaceError:
+    def disk_full(self, reason: str) -> DiskSpaceError:
+        """The error of a run that the disk has no room for, with the last complete checkpoint."""
         last = last_complete(self._output)
         kept = f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint"
         return DiskSpaceError(
-            f"The disk is full, so that step {state.loop.step} could not be saved; {kept}. {reason}",
-            next_step="Free space there, then resume from that checkpoint."
-            if last
-            else "Free space, then start again.",
+            f"The disk of {self._output} is full, and the run has stopped; {kept}. {reason}",
+            next_step="Free space there, then resume from that checkpoint." if last else "Free space, then start again.",
         )
 
 

@@ -41,7 +41,7 @@ from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer, read_config
 from .output import publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
-from .resuming import open_checkpoint, run_identity, same_run
+from .resuming import cut_as, open_checkpoint, ordered_as, run_identity, same_run
 from .smoke import smoke_generation
 
 
@@ -75,7 +75,8 @@ def train(
         if resume_from is None:
             check_output(output, overwrite=config.output.overwrite)
         check_writable(output)
-        start = None if resume_from is None else open_checkpoint(resume_from, output, on_event)
+        opened = None if resume_from is None else open_checkpoint(resume_from, output, on_event)
+        asked, config = config, ordered_as(opened, config)
         resolved = resolve_model(reference)
         on_event(RunEvent("phase", "Reading and tokenising rows"))
         data = _prepare_data(config, load_tokenizer(resolved), on_event)
@@ -85,7 +86,7 @@ def train(
             loaded, fit = _prepare_fit(config, resolved, data, output, on_event)
             _leave_if_asked(stop, resume_from)
             identity = run_identity(config, resolved, fit.training_set.fingerprint)
-            fit = replace(fit, identity=identity, start=same_run(start, identity), stop=stop)
+            fit = replace(fit, identity=identity, start=cut_as(same_run(opened, identity), asked, config), stop=stop)
             result = _run(config, resolved, data, loaded, fit, began)
         del loaded
         release_memory()

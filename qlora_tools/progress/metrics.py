@@ -89,7 +89,7 @@ class Course:
 def read_course(path: Path, *, keys: Collection[str] | None = None) -> Course:
     """The course in the file `path`; a file that is not there yet is an empty course.
 
-    `keys` are the values to hold: a million steps with all of them take about a gigabyte. Raises `OSError` where the file
+    `keys` are the values to hold: a million steps with all of them take about two gigabytes. Raises `OSError` where the file
     cannot be read.
     """
     course = Course()

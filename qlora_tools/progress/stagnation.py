@@ -8,6 +8,7 @@ from .metrics import Record
 from .notices import Notice
 
 _LEAST_LOSSES = 30
+_BEGINNING = 0.05
 _LEARNT, _LEARNT_SHARE = 0.1, 0.2
 # How far, as shares of the level, a loss may fall and still count as unmoved: as measured, and at most.
 _UNMOVED = 0.005
@@ -28,6 +29,7 @@ class Stagnation:
         self._peak_rate = 0.0
         self._rate = 0.0
         self._evaluations: deque[tuple[int, float]] = deque(maxlen=_EVALUATIONS)
+        self._first_step: int | None = None
         self._seen: Notice | None = None
         self._level_then = inf
 
@@ -38,6 +40,8 @@ class Stagnation:
             self._evaluations.append((step, float(record["evaluation_loss"])))
         self._rate = float(record.get("learning_rate") or self._rate)
         self._peak_rate = max(self._peak_rate, self._rate)
+        if self._first_step is None:
+            self._first_step = step
         if record.get("loss") is not None and self._blocks.add(step, float(record["loss"])):
             self._decide(step)
         return self._seen
@@ -57,7 +61,9 @@ class Stagnation:
 
     def _not_learning(self, step: int) -> Notice | None:
         level, start = self._blocks.level, self._blocks.start
-        if step < 0.3 * self._planned_steps or level < 0.5 or self._evaluation_moved(0):
+        # Seen from the middle of a run on, its start is not known.
+        began_late = (self._first_step or 0) > max(1, _BEGINNING * self._planned_steps)
+        if began_late or step < 0.3 * self._planned_steps or level < 0.5 or self._evaluation_moved(0):
             return None
         fall, doubt = self._blocks.fall_since_start()
         later_fall, later_doubt = self._blocks.fall_since_first_eighth()

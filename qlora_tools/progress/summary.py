@@ -235,8 +235,11 @@ def _warnings(course: Course, planned: int | None, told: Sequence[str]) -> list[
     """What the course shows when it is watched again, and what only the run itself could see."""
     watch = CourseWatch(planned or (course.records[-1]["step"] if course.records else 1))
     seen: list[Notice] = []
-    for record in course.records[-_MOST_WATCHED:]:
-        seen += watch.feed(record)
+    # Every so many steps of a very long run, and all evaluations.
+    stride = len(course.records) // _MOST_WATCHED + 1
+    for index, record in enumerate(course.records):
+        if index % stride == 0 or "evaluation_loss" in record:
+            seen += watch.feed(record)
     texts = {f"{notice.message} {notice.next_step}" for notice in seen}
     alone = [safe_text(text) for text in dict.fromkeys(told) if text not in texts]
     return [

@@ -70,7 +70,7 @@ def dataset_page(report: DatasetReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, with_code=_with_code)
+    environment.filters.update(percent=percent, with_code=with_code)
     shown = visible_report(report)
     return environment.get_template("page").render(
         sign=Markup(_SIGN),  # noqa: S704
@@ -138,7 +138,7 @@ def _picture(lengths: LengthSummary, *, narrow: bool = False) -> Markup | None:
         return None
 
 
-def _with_code(text: str) -> Markup:
+def with_code(text: str) -> Markup:
     """What stands between backticks as code, all of it escaped."""
     parts = text.split("`")
     if len(parts) % 2 == 0:

@@ -17,6 +17,12 @@ import pytest
 from .families import make_model
 
 
+@pytest.fixture(scope="session", autouse=True)
+def workspace_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Jobs of commands that name no workspace must not land in the checkout."""
+    os.environ["QLORA_WORKSPACE"] = str(tmp_path_factory.mktemp("workspace"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny_model("llama")` is the directory of a small random model of that family, made once a session."""

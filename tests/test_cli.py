@@ -71,7 +71,7 @@ def test_an_invalid_config_is_a_json_error_with_every_problem_and_code_2(
 
 def test_guide_lists_topics_and_prints_one(capsys: Output) -> None:
     assert run(["guide", "--json"]) == 0
-    assert set(document(capsys)["topics"]) == {"data", "hyperparameters", "memory", "qlora", "quantization"}
+    assert set(document(capsys)["topics"]) == {"data", "failures", "hyperparameters", "memory", "qlora", "quantization"}
     assert run(["guide", "memory"]) == 0
     assert capsys.readouterr().out.startswith("# Memory")
     assert run(["guide", "memroy"]) == 2
@@ -114,15 +114,13 @@ def test_training_generating_and_merging_by_command(
 
 
 def test_a_config_written_back_by_a_run_trains_to_the_same_losses(
-    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, chat_rows: Path
+    config_for: Raw, tiny_model: Models, chat_rows: Path
 ) -> None:
-    raw = config_for(tiny_model("llama"), chat_rows)
-    assert run(["train", run_file(raw), "--json"]) == 0
-    first = document(capsys)
-    written = yaml.safe_load((Path(first["output_directory"]) / "config.yaml").read_text())
-    written["output"]["overwrite"] = True
-    assert run(["train", run_file(written), "--json"]) == 0
-    assert document(capsys)["losses"] == first["losses"]
+    from qlora_tools import load_config, parse_config, train
+
+    first = train(parse_config(config_for(tiny_model("llama"), chat_rows, output={"overwrite": True})))
+    again = train(load_config(Path(first.output_directory) / "config.yaml"))
+    assert again.losses == first.losses
 
 
 def _pickles_only(model: Path) -> None:
@@ -181,19 +179,13 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("case", BAD_MODELS)
 def test_a_bad_model_is_code_2_in_words_and_nothing_is_written(
-    case: str,
-    capsys: Output,
-    run_file: Callable[..., str],
-    config_for: Raw,
-    tiny_model: Models,
-    chat_rows: Path,
-    tmp_path: Path,
+    case: str, config_for: Raw, tiny_model: Models, chat_rows: Path, tmp_path: Path
 ) -> None:
     spoil, said = BAD_MODELS[case]
     shutil.copytree(tiny_model("llama"), tmp_path / "model")
     spoil(tmp_path / "model")
     raw = config_for(tmp_path / "model", chat_rows)
-    assert_refused(raw, (said, 2), capsys, run_file)
+    assert_refused(raw, said, 2)
 
 
 # Code 2: nothing can be read; 3: it can, and the check of the data refuses it.
@@ -228,21 +220,35 @@ BAD_DATA: dict[str, tuple[str, bytes | None, str, int]] = {
 
 @pytest.mark.parametrize("case", BAD_DATA)
 def test_bad_data_is_refused_in_words_and_nothing_is_written(
-    case: str, capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
+    case: str, config_for: Raw, tiny_model: Models, tmp_path: Path
 ) -> None:
     name, content, said, code = BAD_DATA[case]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert_refused(config_for(tiny_model("llama"), tmp_path / name), (said, code), capsys, run_file)
+    assert_refused(config_for(tiny_model("llama"), tmp_path / name), said, code)
 
 
 def test_turns_that_the_template_refuses_are_named_by_their_row(
-    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
+    config_for: Raw, tiny_model: Models, tmp_path: Path
 ) -> None:
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "system", "user", "assistant")]
     data = write_rows(tmp_path / "rows.jsonl", [{"messages": turns}])
     said = r"chat template refuses it: Only user and assistant roles are supported \(rows 1\)"
-    assert_refused(config_for(tiny_model("mistral"), data), (said, 3), capsys, run_file)
+    assert_refused(config_for(tiny_model("mistral"), data), said, 3)
+
+
+def test_what_a_run_refuses_is_the_error_and_the_code_of_the_command(
+    capsys: Output, run_file: Callable[..., str], config_for: Raw, tiny_model: Models, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(BAD_DATA["not JSON"][1] or b"")
+    raw = config_for(tiny_model("llama"), data)
+    assert run(["train", run_file(raw), "--json"]) == 3
+    error = document(capsys)
+    assert error["error"] == "CheckFailed"
+    assert "line 2 is not JSON" in error["message"]
+    assert error["next_step"] and "Traceback" not in error["message"]
+    assert not Path(raw["output"]["directory"]).exists()
 
 
 def test_a_file_as_output_is_refused(
@@ -255,13 +261,14 @@ def test_a_file_as_output_is_refused(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def assert_refused(raw: dict[str, Any], refusal: tuple[str, int], capsys: Output, run_file: Callable[..., str]) -> None:
-    import re
+def assert_refused(raw: dict[str, Any], said: str, code: int) -> None:
+    """The engine refuses it in words, as the job's verdict and the command's error then are."""
+    from qlora_tools import train
+    from qlora_tools.config import parse_config
+    from qlora_tools.errors import QloraError
 
-    said, code = refusal
-    assert run(["train", run_file(raw), "--json"]) == code
-    error = document(capsys)
-    assert re.search(said, error["message"]), error["message"]
-    assert error["next_step"]
-    assert "Traceback" not in error["message"]
+    with pytest.raises(QloraError, match=said) as refused:
+        train(parse_config(raw))
+    assert refused.value.exit_code == code
+    assert refused.value.next_step
     assert not Path(raw["output"]["directory"]).exists()

@@ -20,11 +20,12 @@ if (_checkout / "server" / "__init__.py").is_file() and (_checkout / "pyproject.
 
 if TYPE_CHECKING:
     from .config import RunConfig, load_config, parse_config
-    from .doctor import check_environment
+    from .doctor import check_environment, diagnose
     from .engine.train import train
     from .errors import QloraError
     from .generation import generate
     from .inspection import inspect_dataset, redact_dataset
+    from .jobs import get_job, list_jobs, prune_jobs, read_log, resume_job, start_training, stop_job
     from .memory import estimate_memory
     from .merging import merge
     from .planning import create_config
@@ -34,13 +35,21 @@ _HOMES = {
     "RunConfig": "config",
     "check_environment": "doctor",
     "create_config": "planning",
+    "diagnose": "doctor",
     "estimate_memory": "memory",
     "generate": "generation",
+    "get_job": "jobs",
     "inspect_dataset": "inspection",
+    "list_jobs": "jobs",
     "load_config": "config",
     "merge": "merging",
     "parse_config": "config",
+    "prune_jobs": "jobs",
+    "read_log": "jobs",
     "redact_dataset": "inspection",
+    "resume_job": "jobs",
+    "start_training": "jobs",
+    "stop_job": "jobs",
     "train": "engine.train",
 }
 
@@ -50,13 +59,21 @@ __all__ = [
     "__version__",
     "check_environment",
     "create_config",
+    "diagnose",
     "estimate_memory",
     "generate",
+    "get_job",
     "inspect_dataset",
+    "list_jobs",
     "load_config",
     "merge",
     "parse_config",
+    "prune_jobs",
+    "read_log",
     "redact_dataset",
+    "resume_job",
+    "start_training",
+    "stop_job",
     "train",
 ]
 

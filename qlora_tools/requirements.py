@@ -24,3 +24,14 @@ def require_tracker(tracker: str) -> None:
             f"training.tracking is {tracker}, and the package {tracker} is not installed.",
             next_step=f"Run: pip install {tracker}, or set training.tracking: none",
         )
+
+
+def quiet_libraries() -> None:
+    """Turn off bars and deprecation notices of libraries: they are about our code, not about the user's run."""
+    import warnings
+
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

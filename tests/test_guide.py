@@ -30,7 +30,7 @@ from .good_rows import good_rows
 INSPECTION = Path(__file__).parent.parent / "qlora_tools" / "inspection"
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 GRID = json.loads((RESULTS / "memory_grid.json").read_text(encoding="utf-8"))["rows"]
-TOPICS = ("data", "hyperparameters", "memory", "qlora", "quantization")
+TOPICS = ("data", "failures", "hyperparameters", "memory", "qlora", "quantization")
 
 GIB = 2**30
 ROWS = 100
@@ -413,9 +413,9 @@ def test_an_unknown_topic_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError) as caught:
         read_topic("Quantisation")
     assert caught.value.next_step == "Did you mean `qlora guide quantization`?"
-    assert "'Quantisation'" in str(caught.value) and "data, hyperparameters, memory, qlora, quantization" in str(
+    assert "'Quantisation'" in str(
         caught.value
-    )
+    ) and "data, failures, hyperparameters, memory, qlora, quantization" in str(caught.value)
 
 
 def test_a_topic_unlike_all_others_is_refused_with_the_list() -> None:

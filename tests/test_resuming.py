@@ -198,7 +198,7 @@ def test_micro_batches_may_be_smaller_from_a_checkpoint_on(llama: Path, chat_row
     smaller = {**raw, "training": {**raw["training"], "micro_batch_size": 1, "gradient_accumulation_steps": 4}}
     assert train(smaller, resume_from=checkpoint).losses == pytest.approx(expected.losses, abs=1e-5)
     other = {**raw, "training": {**raw["training"], "micro_batch_size": 1}}
-    with pytest.raises(ConfigError, match="training.micro_batch_size: was 4 and is 1"):
+    with pytest.raises(ConfigError, match=r"training\.micro_batch_size: was 4 and is 1"):
         train(other, resume_from=checkpoint)
 
 

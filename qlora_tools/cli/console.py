@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ..errors import QloraError
 from ..events import Listener, RunEvent
-from ..requirements import require_training_libraries
+from ..requirements import quiet_libraries, require_training_libraries
 from ..untrusted import visible_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ def working(purpose: str) -> Iterator[Listener]:
     Raises `MissingLibraryError` where the light install cannot do it.
     """
     require_training_libraries(purpose)
-    _quiet_libraries()
+    quiet_libraries()
     with watching() as listener:
         yield listener
 
@@ -158,14 +158,3 @@ def _metrics_line(event: RunEvent) -> str:
         words.append(f"{values['tokens_per_second']:,.0f} tokens/s")
     words.append(f"peak {values['peak_allocated_bytes'] / 2**30:.2f} GiB")
     return " · ".join(words)
-
-
-def _quiet_libraries() -> None:
-    """Their bars and deprecation notices are about our code, not about the user's run."""
-    import warnings
-
-    from transformers.utils import logging
-
-    warnings.simplefilter("ignore", FutureWarning)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

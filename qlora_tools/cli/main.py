@@ -15,14 +15,20 @@ _COMMANDS = {
     "config": ("config", "Read, check and explain run configs."),
     "data": ("data", "Check a dataset before it costs a night."),
     "demo": ("demo", "Run the whole path on a small real model, on CPU or GPU."),
-    "doctor": ("doctor", "What this machine can do, what is broken, how to mend it."),
+    "doctor": ("doctor", "What is broken on this machine, or why a run failed."),
     "estimate": ("estimate", "Peak memory of a task on a model: parts, certainty, and whether it fits a GPU."),
     "generate": ("generate", "Answer prompts with base, adapter, or both side by side."),
-    "guide": ("guide", "Short reference texts: QLoRA, quantisation, memory, hyperparameters."),
+    "guide": ("guide", "Short reference texts: QLoRA, quantisation, memory, data, failures."),
+    "jobs": ("jobs", "List jobs: state, steps, loss, time, place in the queue."),
+    "logs": ("logs", "Show the log of a job."),
     "mcp": ("mcp", "Serve the tools over MCP on stdin and stdout."),
     "merge": ("merge", "Merge an adapter into its base and check the result."),
     "plan": ("plan", "Plan a run that fits: a config with the reason for each value."),
-    "train": ("train", "Train an adapter from a run config."),
+    "resume": ("resume", "Go on with a job from its last checkpoint."),
+    "status": ("status", "Show one job: how far it is, how it ended, what to do next."),
+    "stop": ("stop", "End a job with a checkpoint, or for good."),
+    "report": ("report", "Tell how a run went or goes: losses, answers, memory, what was noticed."),
+    "train": ("train", "Train an adapter from a run config, as a job that outlives the command."),
 }
 
 
@@ -56,6 +62,7 @@ def qlora() -> None:
       qlora guide qlora                 what QLoRA is and when to use it
       qlora data inspect rows.jsonl     is the data ready? which of its tokens are learnt?
       qlora train run.yaml              train; `qlora config explain run.yaml` says what each value does
+      qlora jobs                        what runs, waits and ended; then status, logs, stop, resume
       qlora generate OUTPUT -p "..."    base and adapter side by side
       qlora merge OUTPUT -o DIR         one plain model directory
 

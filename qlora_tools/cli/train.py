@@ -5,15 +5,34 @@ from pathlib import Path
 import click
 
 from ..config import load_config
+from ..jobs import JobStatus
 from ..results import RowCounts, TrainResult
-from .console import json_option, print_json, working
+from .console import json_option, print_json
+from .foreground import follow_to_end
+from .job_screen import show_status, workspace_option
 
 
 @click.command("train")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+@click.option("--name", help="What the job is called in lists. Otherwise as its output directory.")
+@click.option("--idempotency-key", help="Any text: the same text with the same config starts one job only.")
+@click.option("--dry-run", is_flag=True, help="Show what would be started, and write nothing.")
+@workspace_option
 @json_option
-def command(file: Path, as_json: bool) -> None:
-    """Train an adapter as the run config FILE (YAML or JSON) says, in the foreground.
+def command(
+    file: Path,
+    detach: bool,
+    name: str | None,
+    idempotency_key: str | None,
+    dry_run: bool,
+    workspace: Path | None,
+    as_json: bool,
+) -> int:
+    """Train an adapter as the run config FILE (YAML or JSON) says.
+
+    The run is a job: a process of its own, which outlives this command and waits for its turn where others run. This
+    command shows it until it ends, or returns at once with --detach.
 
     Writes adapter/, config.yaml, metrics.jsonl and result.json into output.directory. The shortest config:
 
@@ -21,13 +40,43 @@ def command(file: Path, as_json: bool) -> None:
       model: {name: smollm2-135m-instruct}
       data: {path: rows.jsonl}
       output: {directory: out}
-    """
-    config = load_config(file)
-    with working("training") as listener:
-        from ..engine.train import train
 
-        result = train(config, on_event=listener)
-    print_json(result.model_dump(mode="json")) if as_json else _show(result)
+    Ctrl-C asks: detach, stop with a checkpoint, or continue. Without a terminal it stops with a checkpoint, and a
+    second Ctrl-C ends the run at once. `qlora resume last` goes on from the checkpoint.
+
+    Exit codes: 0 trained (or detached), 2 wrong usage, config, data or model, 3 the data is not ready or the result
+    failed its check, 4 this machine cannot, 130 stopped, 1 a bug or the run was killed.
+    """
+    from ..jobs import start_training
+
+    config = load_config(file)
+    status = start_training(config, workspace=workspace, idempotency_key=idempotency_key, name=name, dry_run=dry_run)
+    return finish(status, workspace, detach=detach or dry_run, as_json=as_json)
+
+
+def finish(status: JobStatus, workspace: Path | None, *, detach: bool, as_json: bool) -> int:
+    """Show a job that was started or resumed: its start alone, or all of it with its result as `train` prints it."""
+    if detach:
+        print_json(status.model_dump(mode="json")) if as_json else show_status(status)
+        return 0
+    click.echo(f"Job {status.id}; it goes on if this command ends. `qlora status {status.id}` shows it.", err=True)
+    status = follow_to_end(status.id, workspace)
+    return _ended(status, workspace, as_json=as_json)
+
+
+def _ended(status: JobStatus, workspace: Path | None, *, as_json: bool) -> int:
+    from ..jobs.following import raise_unless_succeeded
+    from ..jobs.states import TERMINAL
+
+    if status.state not in TERMINAL:
+        return finish(status, workspace, detach=True, as_json=as_json)
+    if status.attempts[-1].cause == "bug":
+        from ..jobs import read_log
+
+        click.echo(read_log(status.id, lines=30, workspace=workspace).text, err=True)
+    raise_unless_succeeded(status)
+    print_json(status.result) if as_json else _show(TrainResult.model_validate(status.result))
+    return 0
 
 
 def _show(result: TrainResult) -> None:

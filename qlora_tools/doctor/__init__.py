@@ -1,5 +1,16 @@
-"""What this machine can do, and what is broken."""
+"""What this machine can do, what is broken, and why a run failed."""
 
-from .environment import Check, EnvironmentReport, check_environment
+from .check import Check
+from .diagnosis import DiagnosisReport, Finding, Patch, changed_config, diagnose
+from .environment import EnvironmentReport, check_environment
 
-__all__ = ["Check", "EnvironmentReport", "check_environment"]
+__all__ = [
+    "Check",
+    "DiagnosisReport",
+    "EnvironmentReport",
+    "Finding",
+    "Patch",
+    "changed_config",
+    "check_environment",
+    "diagnose",
+]

@@ -2,30 +2,20 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ..requirements import TRAINING_LIBRARIES
 from ..subprocesses import child_environment
+from .check import Check, numbers
+from .known_bad import check_combinations
+from .machine import check_disks, check_driver, check_host_memory, check_visibility
 
 _PROBE_SECONDS = 120
-
-
-class Check(BaseModel):
-    """One thing that was looked at. `mend` is the command or change that helps, where something is wrong."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    status: Literal["ok", "warning", "failed"]
-    found: str
-    mend: str | None = None
 
 
 class EnvironmentReport(BaseModel):
@@ -39,13 +29,18 @@ class EnvironmentReport(BaseModel):
 
 
 def check_environment(directory: Path | None = None) -> EnvironmentReport:
-    """Look at Python, libraries, GPU, bitsandbytes, memory and the disk of `directory` (default: the current one)."""
-    checks = [_python(), *map(_library, TRAINING_LIBRARIES), _disk(directory or Path.cwd())]
-    if all(check.status != "failed" for check in checks[1:-1]):
+    """Look at Python, libraries, driver, GPU, bitsandbytes, attention, memory and disks.
+
+    `directory` is where results would go (default: the current one). Needs neither a GPU nor the training libraries.
+    """
+    libraries = [_library(name) for name in TRAINING_LIBRARIES]
+    checks = [_python(), *libraries, *check_combinations(), *check_driver(), *check_visibility()]
+    checks += [check_host_memory(), *check_disks(directory or Path.cwd())]
+    if all(check.status != "failed" for check in libraries):
         device, probed = _probe()
         checks.extend(probed)
     else:
-        device = "unknown (training libraries are missing)"
+        device = "unknown (training libraries are missing or too old)"
     can_train = all(check.status != "failed" for check in checks)
     return EnvironmentReport(can_train=can_train, device=device, checks=checks)
 
@@ -63,7 +58,7 @@ def _library(name: str) -> Check:
     except PackageNotFoundError:
         return Check(name=name, status="failed", found="not installed", mend="pip install 'qlora-tools[train]'")
     floor = _floors().get(name)
-    if floor is not None and _numbers(found) < _numbers(floor):
+    if floor is not None and numbers(found) < numbers(floor):
         mend = f"pip install --upgrade '{name}>={floor}'"
         return Check(name=name, status="failed", found=f"{found}; at least {floor} is needed", mend=mend)
     return Check(name=name, status="ok", found=found)
@@ -79,22 +74,6 @@ def _floors() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.13.0+cpu is (2, 13, 0)."""
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
-
-
-def _disk(directory: Path) -> Check:
-    free = shutil.disk_usage(directory).free
-    found = f"{free / 2**30:.1f} GiB free"
-    if free > 5 * 2**30:
-        return Check(name="disk", status="ok", found=found)
-    return Check(
-        name="disk", status="warning", found=found, mend="An 8B model in 16 bits takes 16 GB; free some space."
-    )
-
-
 def _probe() -> tuple[str, list[Check]]:
     try:
         done = subprocess.run(
@@ -105,13 +84,23 @@ def _probe() -> tuple[str, list[Check]]:
             env=child_environment(),
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        return _unprobed(f"gave no answer in {_PROBE_SECONDS} s", "")
+    try:
         answer = json.loads(done.stdout.splitlines()[-1])
         return str(answer["device"]), [Check.model_validate(check) for check in answer["checks"]]
-    except subprocess.TimeoutExpired:
-        reason = f"gave no answer in {_PROBE_SECONDS} s"
-    except (ValueError, IndexError, KeyError):
-        reason = _last_line(done.stderr) or f"ended with code {done.returncode}"
-    mend = "Reinstall the libraries: pip install --force-reinstall 'qlora-tools[train]'"
+    except (ValueError, IndexError, KeyError, TypeError):
+        return _unprobed(_last_line(done.stderr) or f"ended with code {done.returncode}", done.stderr)
+
+
+def _unprobed(reason: str, said: str) -> tuple[str, list[Check]]:
+    """A library that cannot be imported: the table of known failures says how to mend it."""
+    # The table is read where something is broken only.
+    from .diagnosis import diagnose
+
+    findings = diagnose(said).findings
+    commands = ", then: ".join(findings[0].commands[:2]) if findings else ""
+    mend = commands or "pip install --force-reinstall 'qlora-tools[train]'"
     return "unknown", [Check(name="libraries", status="failed", found=f"importing them {reason}", mend=mend)]
 
 

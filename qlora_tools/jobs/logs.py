@@ -1,0 +1,61 @@
+"""The log of a job: its end, parts of it, and keeping it within bounds."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .hiding import hidden_secrets
+
+MOST_BYTES = 64 * 2**20
+_MOST_READ = 2**20
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """A piece of a log without secrets; `next_byte` is where the following one begins."""
+
+    text: str
+    next_byte: int
+
+
+def read_log_file(path: Path, *, lines: int | None = None, since: int = 0) -> LogPart:
+    """What stands in the log from byte `since` on, at most 1 MiB of it and at most the last `lines`.
+
+    A log that was shortened meanwhile is read from its end.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = max(min(since, size), size - _MOST_READ)
+            file.seek(begin)
+            content = file.read(size - begin)
+    except FileNotFoundError:
+        return LogPart("", 0)
+    text = content.decode("utf-8", errors="replace")
+    if lines is not None:
+        text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
+    return LogPart(hidden_secrets(text), begin + len(content))
+
+
+def log_tail(path: Path, lines: int) -> list[str]:
+    """The last lines with something in them, each cut to a readable length."""
+    found = [line.strip() for line in read_log_file(path).text.splitlines() if line.strip()]
+    return [line[:300] for line in found[-lines:]]
+
+
+def shorten_log(path: Path, most_bytes: int = MOST_BYTES) -> bool:
+    """Cut the middle out of a log of more than `most_bytes`, in place, since others have it open; whether it was cut."""
+    try:
+        size = path.stat().st_size
+        if size <= most_bytes:
+            return False
+        with path.open("r+b") as file:
+            file.seek(size - most_bytes // 2)
+            tail = file.read()
+            head = most_bytes // 64
+            file.seek(head)
+            file.write(f"\n[{size - head - len(tail):,} bytes of the log were taken out here]\n".encode() + tail)
+            file.truncate()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Looking at jobs: one, many, their logs. Every look first sets right what nobody watched."""
+
+import difflib
+import re
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from ..errors import UsageError
+from ..untrusted import visible_text
+from .adoption import adopt
+from .layout import Workspace, names_in
+from .listing import listed
+from .logs import read_log_file
+from .records import JobList, JobStatus, LogText
+from .states import QUEUED, STATES, TERMINAL, state_of
+from .tickets import positions
+from .verdicts import settled
+from .views import told
+
+_ID = re.compile(r"[a-z0-9-]{1,64}")
+_POLL_SECONDS = 0.2
+
+
+def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = None) -> JobStatus:
+    """The status of a job by its id, the beginning of one, or `last`; waits up to `wait_seconds` for its end.
+
+    A wait that runs out is no error: the status tells how far it is. Raises `UsageError` for an unknown id.
+    """
+    space = Workspace.at(workspace)
+    adopt(space)
+    found = find_job(space, job_id)
+    deadline = time.monotonic() + wait_seconds
+    status = status_of(space, found)
+    while status.state not in TERMINAL and time.monotonic() < deadline:
+        time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        status = status_of(space, found)
+    return status
+
+
+def list_jobs(
+    *, states: Collection[str] | None = None, limit: int | None = 50, workspace: Path | None = None
+) -> JobList:
+    """The jobs of the workspace, the newest first; `states` chooses, `limit` None shows all.
+
+    Raises `UsageError` for a state that does not exist.
+    """
+    wrong = sorted(set(states or ()) - set(STATES))
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is not a state.", next_step=f"Choose among {', '.join(STATES)}.")
+    space = Workspace.at(workspace)
+    adopt(space)
+    if not space.jobs.is_dir():
+        return JobList(jobs=[], total=0)
+    return listed(space, tuple(states or ()), limit)
+
+
+def read_log(job_id: str, *, lines: int | None = None, since_byte: int = 0, workspace: Path | None = None) -> LogText:
+    """The log of a job from a byte on, at most its last `lines`. Raises `UsageError` for an unknown id."""
+    space = Workspace.at(workspace)
+    found = find_job(space, job_id)
+    part = read_log_file(space.job(found).log_file, lines=lines, since=since_byte)
+    return LogText(id=found, text=visible_text(part.text), next_byte=part.next_byte)
+
+
+def find_job(space: Workspace, job_id: str) -> str:
+    """The full id that `job_id` means. Raises `UsageError` naming the nearest where none or several do."""
+    if _ID.fullmatch(job_id) and space.job(job_id).path.is_dir():
+        return job_id
+    try:
+        present = sorted(name for name in names_in(space.jobs) if not name.startswith("."))
+    except FileNotFoundError:
+        present = []
+    if job_id == "last" and (newest := listed(space, (), 1).jobs if present else []):
+        return newest[0].id
+    meant = [name for name in present if name.startswith((job_id, f"job-{job_id}"))] if job_id else []
+    if len(meant) == 1:
+        return meant[0]
+    raise _unknown(space, job_id, meant, present)
+
+
+def status_of(space: Workspace, job_id: str) -> JobStatus:
+    """The status of an existing job. Raises `UsageError` where it was removed meanwhile."""
+    facts = settled(space.job(job_id))
+    if facts is None:
+        raise UsageError(f"The job {job_id} was removed.", next_step="`qlora jobs` lists all jobs.")
+    return told(facts, positions(space).get(job_id) if state_of(facts.last) in QUEUED else None)
+
+
+def _unknown(space: Workspace, job_id: str, meant: list[str], present: list[str]) -> UsageError:
+    if meant:
+        shown = ", ".join(meant[:5])
+        return UsageError(f"{job_id!r} begins {len(meant)} ids: {shown}.", next_step="Write more of the id.")
+    if not present:
+        step = "Start one with `qlora train`, or name another folder with --workspace."
+        return UsageError(f"There is no job {job_id!r}: {space.root} has none.", next_step=step)
+    near = difflib.get_close_matches(f"job-{job_id.removeprefix('job-')}", present, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(f"There is no job {job_id!r}.{hint}", next_step="`qlora jobs` lists all jobs.")

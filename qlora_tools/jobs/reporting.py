@@ -1,0 +1,136 @@
+"""What a run reports, as its latest status, as events for those who follow it, and as lines of the log."""
+
+import json
+import math
+import threading
+import time
+from typing import Any
+
+from ..events import RunEvent
+from .causes import memory_kills
+from .clock import stamp
+from .facts import Document
+from .hiding import hidden_secrets
+from .layout import AttemptFolder, JobFolder
+from .turns import write_status
+
+_STATUS_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 5.0
+_LOG_SECONDS = 10.0
+_MOST_WARNINGS = 20
+_LEAST_SECONDS = {"progress": 0.5, "metrics": 1.0}
+_TAKEN = {
+    "loss": "loss",
+    "evaluation_loss": "evaluation_loss",
+    "tokens_per_second": "tokens_per_second",
+    "peak_allocated_bytes": "memory_bytes",
+}
+
+
+class Reporter:
+    """The listener of one attempt. Any thread may call it."""
+
+    def __init__(self, job: JobFolder, attempt: AttemptFolder) -> None:
+        self._job, self._attempt = job, attempt
+        self._lock = threading.Lock()
+        self._status: Document = {"attempt": attempt.number, "phase": "Loading the libraries", "warnings": []}
+        self._changed, self._urgent, self._written = True, True, -math.inf
+        self._first_step: tuple[int, float] | None = None
+        self._sent: dict[str, float] = {}
+        self._logged = -math.inf
+
+    def __call__(self, event: RunEvent) -> None:
+        """Take one event of the run."""
+        with self._lock:
+            self._take(event)
+            self._changed = True
+            if event.kind in ("phase", "checkpoint", "warning"):
+                self._urgent = True
+        self._pass_on(event)
+        self._log(event)
+        self.write_status()
+
+    def finish(self) -> None:
+        """Write the last status, whenever the one before was written."""
+        with self._lock:
+            self._urgent = True
+        self.write_status()
+
+    def write_status(self) -> None:
+        """Write `status.json` if something changed and it is time: at most once a second, but phases at once."""
+        with self._lock:
+            passed = time.monotonic() - self._written
+            due = (self._changed and passed >= _STATUS_SECONDS) or passed >= _HEARTBEAT_SECONDS
+            if not (due or self._urgent):
+                return
+            kills = memory_kills()
+            document = {**self._status, "memory_kills": kills and kills["count"], "updated": stamp()}
+            self._changed, self._urgent, self._written = False, False, time.monotonic()
+            write_status(self._job, document)
+
+    @property
+    def last_checkpoint(self) -> str | None:
+        """The newest checkpoint that the run told of."""
+        return self._status.get("last_checkpoint")
+
+    def _take(self, event: RunEvent) -> None:
+        status = self._status
+        if event.kind == "phase":
+            status["phase"] = hidden_secrets(event.message)
+        elif event.kind == "checkpoint":
+            status["last_checkpoint"] = event.message
+        elif event.kind == "warning":
+            status["warnings"] = [*status["warnings"], hidden_secrets(event.message)][-_MOST_WARNINGS:]
+        elif event.kind == "metrics":
+            self._take_metrics(dict(event.values))
+
+    def _take_metrics(self, values: dict[str, Any]) -> None:
+        status = self._status
+        step, planned = int(values.get("step") or 0), int(values.get("planned_steps") or 0)
+        status["step"] = max(step, status.get("step", 0))
+        status["planned_steps"] = planned or status.get("planned_steps")
+        for name, ours in _TAKEN.items():
+            if name in values:
+                status[ours] = values[name] if _is_number(values[name]) else None
+        if self._first_step is None:
+            self._first_step = (step, time.monotonic())
+            return
+        first, began = self._first_step
+        if step > first and planned:
+            status["eta_seconds"] = round((planned - step) * (time.monotonic() - began) / (step - first), 1)
+
+    def _pass_on(self, event: RunEvent) -> None:
+        """Add the event to `events.jsonl`; of progress and metrics only some, so that it stays small."""
+        if not self._wanted(event):
+            return
+        values = {name: value for name, value in event.values.items() if _is_number(value)}
+        line = json.dumps({"kind": event.kind, "message": hidden_secrets(event.message), "values": values})
+        try:
+            with self._attempt.events_file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError:
+            return  # A full disk must not end the run here.
+
+    def _wanted(self, event: RunEvent) -> bool:
+        least = _LEAST_SECONDS.get(event.kind)
+        last = "evaluation_loss" in event.values or event.values.get("step") == event.values.get("planned_steps", -1)
+        if least is None or last:
+            return True
+        if time.monotonic() - self._sent.get(event.kind, -math.inf) < least:
+            return False
+        self._sent[event.kind] = time.monotonic()
+        return True
+
+    def _log(self, event: RunEvent) -> None:
+        if event.kind in ("phase", "note", "warning", "checkpoint"):
+            word = "" if event.kind in ("phase", "note") else f"{event.kind}: "
+            print(f"[{stamp()}] {word}{event.message}", flush=True)
+        elif event.kind == "metrics" and time.monotonic() - self._logged >= _LOG_SECONDS:
+            self._logged = time.monotonic()
+            shown = ", ".join(f"{name} {value:.6g}" for name, value in event.values.items() if _is_number(value))
+            print(f"[{stamp()}] {shown}", flush=True)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it can be told: JSON knows no NaN, and a loss that is none comes as NaN or None."""
+    return isinstance(value, int | float) and math.isfinite(value)

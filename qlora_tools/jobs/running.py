@@ -1,0 +1,185 @@
+"""One attempt from its start to its verdict, in the runner."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import QloraError, RunStopped
+from .adoption import adopt
+from .facts import AttemptFacts, Document, read_document
+from .hiding import HidingStream, hidden_secrets
+from .layout import AttemptFolder, JobFolder, Ticket
+from .logs import shorten_log
+from .reporting import Reporter
+from .tickets import take_away
+from .turns import workspace_of
+from .verdicts import resume_step, verdict, write_verdict
+
+if TYPE_CHECKING:
+    from .runner import Work
+
+_WATCH_SECONDS = 0.2
+_STOPPED = 130
+_BUG = 1
+# A full disk may have room again soon, and a verdict is worth waiting for.
+_VERDICT_TRIES = 30
+
+
+def run_attempt(job: JobFolder, attempt: AttemptFolder, work: "Work | None") -> int:
+    """Do the work of an attempt that has begun, write its verdict, and see that the queue moves on."""
+    streams = [HidingStream(sys.stdout), HidingStream(sys.stderr)]
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    faulthandler.enable(2)
+    ending = Ending(job, attempt)
+    ending.watch()
+    with ending:
+        chosen = work or _training()
+        ending.result = chosen(job, attempt, ending.stop_asked, ending.reporter)
+    for stream in streams:
+        stream.finish()
+    space = workspace_of(job.path)
+    sequence = (read_document(attempt.request_file) or {}).get("sequence", 0)
+    take_away(space, Ticket(sequence, job.id, attempt.number))
+    adopt(space)
+    return ending.exit_code
+
+
+def _training() -> "Work":
+    from .training import train_as_planned
+
+    return train_as_planned
+
+
+class Ending:
+    """Everything that can end an attempt: its work, a wish, a signal, or an error. One verdict comes of it."""
+
+    def __init__(self, job: JobFolder, attempt: AttemptFolder) -> None:
+        self._job, self._attempt = job, attempt
+        self._signal: str | None = None
+        self._wished = False
+        self._ended = False
+        self.reporter = Reporter(job, attempt)
+        self.result: Mapping[str, Any] | None = None
+        self.exit_code = 0
+
+    def watch(self) -> None:
+        """Listen to signals and to the files that ask for an end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=self._watch, name="job-watcher", daemon=True).start()
+
+    def stop_asked(self) -> bool:
+        """Whether the run should end with a checkpoint."""
+        return self._wished or self._signal is not None
+
+    def __enter__(self) -> "Ending":
+        self.reporter.write_status()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None and not isinstance(error, QloraError):
+            traceback.print_exception(kind, error, trace)
+        self._end(self._verdict_of(error))
+        return True
+
+    def _verdict_of(self, error: BaseException | None) -> Document:
+        last = self.reporter.last_checkpoint
+        if error is None:
+            result = dict(self.result or {})
+            document = verdict("succeeded", 0, "The run is done.", _after(result), result=result)
+        elif isinstance(error, RunStopped):
+            checkpoint = str(error.checkpoint) if error.checkpoint else last
+            document = _of_a_stop(error, checkpoint, self._wishes(), self._signal, self._job.id)
+        else:
+            document = _of_an_error(error, last, self._job.id)
+        return {"checkpoint": last, **document}
+
+    def _end(self, document: Document) -> None:
+        """Write the verdict, trying for a while where the disk refuses it."""
+        self._ended = True
+        self.reporter.finish()
+        document = _without_secrets(document)
+        for attempt in range(_VERDICT_TRIES):
+            try:
+                self.exit_code = int(write_verdict(self._attempt, document)["exit_code"])
+            except OSError as error:
+                print(f"The verdict cannot be written ({error.strerror}), try {attempt + 1}", flush=True)
+                time.sleep(1)
+            else:
+                return
+
+    def _wishes(self) -> AttemptFacts:
+        """What is asked of the attempt by files."""
+        folder = self._attempt
+        return AttemptFacts(
+            number=folder.number,
+            request={},
+            stop=read_document(folder.stop_file),
+            cancel=read_document(folder.cancel_file),
+            stop_now=read_document(folder.stop_now_file),
+        )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is None:
+            self._signal = signal.Signals(number).name
+        elif not self._ended:
+            self._end_at_once()
+
+    def _watch(self) -> None:
+        looked_at_log = time.monotonic()
+        while not self._ended:
+            time.sleep(_WATCH_SECONDS)
+            self._wished = self._wished or self._attempt.stop_file.exists()
+            if self._attempt.stop_now_file.exists() and not self._ended:
+                self._end_at_once()
+            self.reporter.write_status()
+            if time.monotonic() - looked_at_log > 1:
+                looked_at_log = time.monotonic()
+                shorten_log(self._job.log_file)
+
+    def _end_at_once(self) -> None:
+        """End the process here and now, from whatever thread; the verdict comes first."""
+        document = self._verdict_of(RunStopped(0, None))
+        self._end({**document, "message": "The run was ended at once, without a new checkpoint."})
+        os._exit(_STOPPED)
+
+
+def _after(result: Mapping[str, Any]) -> str:
+    return f'Try it: qlora generate {result.get("output_directory", "OUTPUT")} -p "..."'
+
+
+def _of_an_error(error: BaseException, checkpoint: str | None, job_id: str) -> Document:
+    if isinstance(error, QloraError):
+        told = error.as_dict()
+        return verdict("failed", error.exit_code, error.message, error.next_step, cause="error", error=told)
+    last = traceback.format_exception_only(error)[-1].strip()
+    step = f"The log has the traceback: `qlora logs {job_id}`. After mending it: {resume_step(job_id, checkpoint)}"
+    return verdict("failed", _BUG, last, step, cause="bug", error={"error": type(error).__name__})
+
+
+def _of_a_stop(
+    error: RunStopped, checkpoint: str | None, wishes: AttemptFacts, signal_name: str | None, job_id: str
+) -> Document:
+    state = {"cancel": "cancelled", "stop": "stopped", None: "interrupted"}[wishes.asked_to]
+    cause = "asked" if wishes.asked_to else signal_name
+    step = "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job_id, checkpoint)
+    message = error.message if wishes.asked_to else f"{error.message} It got the signal {signal_name}."
+    return verdict(state, _STOPPED, message, step, checkpoint=checkpoint, cause=cause)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return hidden_secrets(value)
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,115 @@
+"""Asking a job to end, and ending one that does not listen."""
+
+import getpass
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from .. import durable
+from ..errors import UsageError
+from .adoption import adopt, tend
+from .clock import stamp
+from .facts import JobFacts
+from .layout import JobFolder, Workspace
+from .locks import holder
+from .reading import find_job, status_of
+from .records import JobStatus
+from .states import QUEUED, TERMINAL, state_of
+from .tickets import tickets
+from .verdicts import end_unstarted, resume_step, settled, verdict
+
+_PATIENCE_SECONDS = 3.0
+_POLL_SECONDS = 0.05
+_STOPPED = 130
+
+
+def stop_job(job_id: str, *, cancel: bool = False, now: bool = False, workspace: Path | None = None) -> JobStatus:
+    """Ask a job to end: with a checkpoint from which it can be resumed, or, with `cancel`, for good.
+
+    `now` waits for no checkpoint, and kills a runner that does not react within 3 s. A waiting job ends at once, and one
+    that has ended is left as it is. Raises `UsageError` for an unknown id.
+    """
+    space = Workspace.at(workspace)
+    adopt(space)
+    job = space.job(find_job(space, job_id))
+    facts = settled(job)
+    if facts is not None and state_of(facts.last) not in TERMINAL:
+        _ask(job, facts, cancel=cancel, now=now)
+        if state_of(facts.last) in QUEUED:
+            end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
+        if now:
+            _end(job)
+        _tend(space, job)
+    return status_of(space, job.id)
+
+
+def _ask(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) -> None:
+    """Write the wish. What was wished before stays, and the harder wish counts."""
+    attempt = job.attempt(facts.last.number)
+    wish = {"kind": "cancel" if cancel else "stop", "who": _user(), "pid": os.getpid(), "when": stamp()}
+    wished = [*([attempt.cancel_file] if cancel else []), attempt.stop_file, *([attempt.stop_now_file] if now else [])]
+    for path in wished:
+        with suppress(FileExistsError):
+            durable.write_once(path, durable.as_json(wish))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _never_ran(job: JobFolder, *, cancel: bool) -> dict[str, object]:
+    step = "It was cancelled and cannot be resumed." if cancel else resume_step(job.id, None)
+    state = "cancelled" if cancel else "stopped"
+    return verdict(state, _STOPPED, "It was ended while it waited; nothing was trained.", step, cause="asked")
+
+
+def _end(job: JobFolder) -> None:
+    """Wait for the runner to end at once, and kill it where it does not."""
+    if _has_ended(job, _PATIENCE_SECONDS):
+        return
+    _kill(job)
+    if not _has_ended(job, _PATIENCE_SECONDS):
+        raise UsageError(
+            f"The runner of {job.id} does not end, though it was killed.",
+            next_step="It waits for the kernel (a disk or a GPU that hangs); look again later with `qlora status`.",
+        )
+
+
+def _has_ended(job: JobFolder, seconds: float) -> bool:
+    """Whether it gets its verdict within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        facts = settled(job)
+        if facts is None or state_of(facts.last) in TERMINAL:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _kill(job: JobFolder) -> None:
+    """Kill the process that holds the job's lock, and no other that has got its number since."""
+    found = holder(job.lock_file)
+    if found is None or found.pid <= 0 or found.pid == os.getpid():
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        if not hasattr(os, "pidfd_open"):
+            os.kill(found.pid, signal.SIGKILL)
+            return
+        descriptor = os.pidfd_open(found.pid)
+        try:
+            # The descriptor names this very process; it is the one we mean if it still holds the lock.
+            if holder(job.lock_file) == found:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+
+def _tend(space: Workspace, job: JobFolder) -> None:
+    for ticket in tickets(space):
+        if ticket.job_id == job.id:
+            tend(space, ticket)

@@ -1,0 +1,33 @@
+"""The work of a training job: its config with the changes of this attempt, handed to the engine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, parse_config
+from ..events import Listener, StopAsked
+from ..requirements import quiet_libraries
+from .facts import read_document
+from .layout import AttemptFolder, JobFolder
+
+
+def train_as_planned(job: JobFolder, attempt: AttemptFolder, stop: StopAsked, on_event: Listener) -> Mapping[str, Any]:
+    """Train what the job's config says and return the result. Raises what `train` raises."""
+    request = read_document(attempt.request_file) or {}
+    config = with_changes(read_document(job.config_file) or {}, request.get("changes") or {})
+    checkpoint = request.get("resume_from")
+    from ..engine.train import train
+
+    quiet_libraries()
+
+    result = train(config, resume_from=Path(checkpoint) if checkpoint else None, stop=stop, on_event=on_event)
+    return result.model_dump(mode="json")
+
+
+def with_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
+    """The config `raw` with dotted fields changed. Raises `ConfigError` with all problems."""
+    parts = {part: dict(values) for part, values in raw.items()}
+    for path, value in changes.items():
+        part, _, name = path.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parse_config(parts, source="of the job")

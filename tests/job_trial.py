@@ -1,0 +1,55 @@
+"""A runner whose work is told by its config instead of an engine: what jobs do is then tested in a second, not a minute.
+
+`model.name` of the config says what the work does, `training.max_steps` how many steps it has.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qlora_tools.checkpoints import write_checkpoint
+from qlora_tools.errors import DataError, RunStopped
+from qlora_tools.events import Listener, RunEvent, StopAsked
+from qlora_tools.jobs import launch, runner
+from qlora_tools.jobs.layout import AttemptFolder, JobFolder
+
+
+def work(job: JobFolder, attempt: AttemptFolder, stop: StopAsked, on_event: Listener) -> Mapping[str, Any]:
+    config = json.loads(job.config_file.read_text(encoding="utf-8"))
+    kind = Path(config["model"]["name"]).name
+    steps = config["training"]["max_steps"]
+    request = json.loads(attempt.request_file.read_text(encoding="utf-8"))
+    on_event(RunEvent("phase", "Training"))
+    on_event(RunEvent("warning", "a warning"))
+    if kind == "wrong-data":
+        raise DataError("The rows are wrong.", next_step="Mend them.")
+    if kind == "bug":
+        raise ZeroDivisionError(f"a bug with {os.environ.get('HF_TOKEN')}")
+    output = Path(config["output"]["directory"])
+    first = int(Path(request["resume_from"]).name.split("-")[1]) if request["resume_from"] else 0
+    for step in range(first + 1, steps + 1):
+        if stop() and kind != "deaf":
+            checkpoint = _checkpoint(output, step - 1, on_event)
+            raise RunStopped(step - 1, checkpoint)
+        time.sleep(0.05)
+        if kind == "saving" and step % 5 == 0:
+            _checkpoint(output, step, on_event)
+        values = {"step": step, "planned_steps": steps, "loss": 1 / step, "tokens_per_second": 10.0}
+        on_event(RunEvent("metrics", "", {**values, "peak_allocated_bytes": 2**20}))
+    return {"steps": steps, "planned_steps": steps, "from": first, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def _checkpoint(output: Path, step: int, on_event: Listener) -> Path:
+    directory = output / "checkpoints" / f"step-{step}"
+    write_checkpoint(output, step, lambda directory: None)
+    on_event(RunEvent("checkpoint", str(directory), {"step": step}))
+    return directory
+
+
+if __name__ == "__main__":
+    launch.RUNNER_MODULE = "tests.job_trial"
+    sys.exit(runner.main(sys.argv[1:], work))

@@ -1,6 +1,7 @@
 """The log of a job: its end, parts of it, and keeping it within bounds."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from .hiding import hidden_secrets
 
 MOST_BYTES = 64 * 2**20
 _MOST_READ = 2**20
+# As the reporter begins its lines, with the time.
+_REPORT = re.compile(r"\[\d{4}-\d\d-\d\dT[\d:.+-]+\] ")
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ def read_log_file(path: Path, *, lines: int | None = None, since: int = 0) -> Lo
 
 
 def log_tail(path: Path, lines: int) -> list[str]:
-    """The last lines with something in them, each cut to a readable length."""
+    """The last lines that the run's own reports do not make, each cut to a readable length: last words."""
     found = [line.strip() for line in read_log_file(path).text.splitlines() if line.strip()]
-    return [line[:300] for line in found[-lines:]]
+    return [line[:300] for line in found if not _REPORT.match(line)][-lines:]
 
 
 def shorten_log(path: Path, most_bytes: int = MOST_BYTES) -> bool:

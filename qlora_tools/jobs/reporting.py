@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 from ..events import RunEvent
+from ..progress.line import status_line
+from ..progress.pace import Pace
 from .causes import memory_kills
 from .clock import stamp
 from .facts import Document
@@ -35,7 +37,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._status: Document = {"attempt": attempt.number, "phase": "Loading the libraries", "warnings": []}
         self._changed, self._urgent, self._written = True, True, -math.inf
-        self._first_step: tuple[int, float] | None = None
+        self._pace: Pace | None = None
         self._sent: dict[str, float] = {}
         self._logged = -math.inf
 
@@ -92,12 +94,12 @@ class Reporter:
         for name, ours in _TAKEN.items():
             if name in values:
                 status[ours] = values[name] if _is_number(values[name]) else None
-        if self._first_step is None:
-            self._first_step = (step, time.monotonic())
-            return
-        first, began = self._first_step
-        if step > first and planned:
-            status["eta_seconds"] = round((planned - step) * (time.monotonic() - began) / (step - first), 1)
+        if self._pace is None and planned:
+            self._pace = Pace(planned)
+        if self._pace is not None:
+            self._pace.feed(step, values.get("seconds", 0.0), step_seconds=values.get("step_seconds"))
+            left = self._pace.eta_seconds
+            status["eta_seconds"] = None if left is None else round(left, 1)
 
     def _pass_on(self, event: RunEvent) -> None:
         """Add the event to `events.jsonl`; of progress and metrics only some, so that it stays small."""
@@ -127,8 +129,8 @@ class Reporter:
             print(f"[{stamp()}] {word}{event.message}", flush=True)
         elif event.kind == "metrics" and time.monotonic() - self._logged >= _LOG_SECONDS:
             self._logged = time.monotonic()
-            shown = ", ".join(f"{name} {value:.6g}" for name, value in event.values.items() if _is_number(value))
-            print(f"[{stamp()}] {shown}", flush=True)
+            shown = {name: value for name, value in event.values.items() if _is_number(value)}
+            print(f"[{stamp()}] {status_line(shown)}", flush=True)
 
 
 def _is_number(value: object) -> bool:

@@ -281,6 +281,9 @@ def test_samples_are_answered_at_each_evaluation(llama: Path, chat_rows: Path, c
     samples = [json.loads(line) for line in lines]
     assert [sample["step"] for sample in samples] == [3, 3, 6, 6, 7, 7]
     assert all(sample["prompt"] and "it is" in sample["reference"] for sample in samples)
+    metrics = [json.loads(line) for line in (Path(result.output_directory) / "metrics.jsonl").read_text().splitlines()]
+    after = next(line for line in metrics if line["step"] == 4)
+    assert after["data_seconds"] < 0.5 * after["step_seconds"], "answering is no waiting for data"
 
 
 def test_two_runs_do_not_write_to_one_directory(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from .evidence import masked_evidence
 from .log_text import Line, LogText, read_log, text_of
 from .metrics import metric_hits
 from .recognition import Hit, ranked, recognise
+from .unknown import UNKNOWN_ERROR, UnknownError, unknown_error
 
 _MOST_FINDINGS = 5
 _FARTHEST = 60  # a finding this far below the first says nothing beside it
@@ -48,8 +49,11 @@ class Finding(BaseModel):
 
 
 class DiagnosisReport(BaseModel):
-    """Causes in order of likelihood; `patch` holds the changes of the first. "
-    "`last_error` is for what nobody recognised."""
+    """Causes in order of likelihood; `patch` holds the changes of the first.
+
+    Where nothing is recognised the one finding, if any, is called `unknown_error` and tells what kind of error it is;
+    `last_error` is the line to start from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,9 +76,10 @@ def diagnose(log: str | Path | BinaryIO, *, config: RunConfig | None = None) -> 
     kept = [hit for hit in hits[:_MOST_FINDINGS] if hit.score > hits[0].score - _FARTHEST]
     findings = [_finding(hit, text, config) for hit in kept]
     last = _last_error(text)
+    unknown = None if findings else unknown_error(text)
     return DiagnosisReport(
         recognised=bool(findings),
-        findings=findings,
+        findings=[_finding_of_unknown(unknown)] if unknown else findings,
         patch=patch_of(findings[0].changes) if findings and findings[0].changes else None,
         last_error=masked_evidence(last.text) if last else None,
         last_error_line=last.number if last else None,
@@ -122,6 +127,21 @@ def _finding(hit: Hit, text: LogText, config: RunConfig | None) -> Finding:
         commands=list(failure.commands),
         next_step=failure.next_step,
         more=failure.more,
+    )
+
+
+def _finding_of_unknown(error: UnknownError) -> Finding:
+    return Finding(
+        id=UNKNOWN_ERROR,
+        title=error.title,
+        cause=error.cause,
+        evidence=masked_evidence(error.text),
+        line=error.line,
+        confidence="possible",
+        changes={},
+        commands=[],
+        next_step=error.next_step,
+        more="failures",
     )
 
 

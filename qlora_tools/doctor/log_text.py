@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import BinaryIO
 
 from ..untrusted import visible_text
+from .vocabulary import in_english
 
 _BLOCK_BYTES = 2**20
 _HEAD_BLOCKS, _MARKED_BLOCKS, _TAIL_BLOCKS = 2, 4, 4
@@ -18,6 +19,13 @@ _TRACEBACK = "traceback (most recent call last)"
 _SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]")
 _BOX = re.compile("[\u2500-\u257f\u2770-\u2771]")
 _RANK = re.compile(r"^\[rank ?\d+\]: ?")
+_LOSS = re.compile(r"\bloss\b['\" ]{0,3}[:=]? ?['\"]?\d")
+_LEAST_LOSSES = 3
+_FIELD = re.compile(
+    r"torch|cuda|\bgpu|nvidia|nccl|transformers|\bpeft|lora|\btrl\b|accelerat|datasets?\b|hugging|\bhf[_-]|unsloth|llama|qwen"
+    r"|mistral|gemma|gguf|ggml|vllm|deepspeed|token|tensor|checkpoint|bitsandbytes|adapter|epoch|\bloss|train|fine-?tun|model"
+    r"|flash.attn|triton|arrow|jsonl?\b|template|embedding|batch|wandb|quanti|swift|axolotl|numpy|pip install|wheel|\.so\b|dll"
+)
 _PROGRESS = re.compile(r"\d+%\|[^|]{0,500}\|")
 
 
@@ -31,8 +39,8 @@ class Line:
 
 @dataclass
 class LogText:
-    """The lines that were kept. `flat` is all of them in lower-case ASCII with "
-    "single spaces, for phrases to be found in."""
+    """The lines that were kept. `flat` is all of them in lower-case ASCII with 
+    single spaces, for phrases to be found in."""
 
     lines: list[Line]
     starts: list[int] = field(init=False)
@@ -41,7 +49,7 @@ class LogText:
     def __post_init__(self) -> None:
         parts, self.starts, length = [], [], 0
         for line in self.lines:
-            part = " ".join(_RANK.sub("", line.text).split()).encode("ascii", "replace").decode().lower()
+            part = _flat(line.text)
             self.starts.append(length)
             parts.append(part)
             length += len(part) + 1
@@ -58,6 +66,17 @@ class LogText:
         return self.starts[index], end
 
     @cached_property
+    def is_of_this_field(self) -> bool:
+        """Whether it speaks of models at all, or is one line only, which is what somebody wanted explained."""
+        return len(self.lines) == 1 or _FIELD.search(self.flat) is not None
+
+    @cached_property
+    def last_survived(self) -> int:
+        """Before this offset the run went on: the start of its last traceback, or its last loss."""
+        losses = [match.start() for match in _LOSS.finditer(self.flat)]
+        return max(self.last_chain, losses[-1] if len(losses) >= _LEAST_LOSSES else 0)
+
+    @cached_property
     def has_traceback(self) -> bool:
         """Whether a traceback stands in it."""
         return _TRACEBACK in self.flat
@@ -71,6 +90,11 @@ class LogText:
             if not any(self.flat.rfind(link, earlier, later) >= 0 for link in links):
                 return later
         return starts[0] if starts else 0
+
+
+def _flat(text: str) -> str:
+    plain = in_english(_RANK.sub("", text))
+    return " ".join(plain.split()).encode("ascii", "replace").decode().lower()
 
 
 def text_of(text: str) -> LogText:

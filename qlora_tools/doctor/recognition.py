@@ -33,11 +33,17 @@ def recognise(log: LogText) -> list[Hit]:
         if failure.in_words and log.has_traceback:
             continue
         hits = [_hit(log, failure, sign, offset) for sign in failure.signs for offset in _places(log.flat, sign)]
-        # A vague sign before the traceback that ended the run is one of the warnings that every run gives.
-        hits = [hit for hit in hits if hit.confidence != "possible" or hit.offset >= log.last_chain]
+        hits = [hit for hit in hits if _counts(log, hit)]
         if hits:
             best[failure.id] = min(hits, key=_order)
     return sorted(best.values(), key=_order)
+
+
+def _counts(log: LogText, hit: Hit) -> bool:
+    """A vague sign that the run survived is one of the warnings that every run gives."""
+    if hit.confidence == "possible" and hit.offset < log.last_survived:
+        return False
+    return hit.confidence == "certain" or log.is_of_this_field
 
 
 def ranked(hits: list[Hit]) -> list[Hit]:

@@ -164,7 +164,7 @@ class TrainingLoop:
         first = step * fit.items_per_step
         rows = cut_bins(fit.training_set.rows_from(first), self._cut.bin_parts, self._tokenizer.pad_token_id)
         watch = BestWatch(self._best, fit.config.training.early_stopping_patience)
-        callbacks = [self._metrics, watch, *self._samples(), keeper]
+        callbacks = [watch, *self._samples(), self._metrics, keeper]
         trainer = fit.trainer(self._model, self._tokenizer, rows, self._cut, callbacks)
         keeper.attach(trainer, self._state, self._warm_up(trainer, first))
         return trainer

@@ -4,6 +4,7 @@ Everyone who looks at a workspace does this, several at once if it so happens: e
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from .. import durable
@@ -35,6 +36,9 @@ def active_tickets(space: Workspace) -> list[Ticket]:
     try:
         return tickets(space)
     except FileNotFoundError:
+        # What was to be forgotten in the index stood in the tickets.
+        with suppress(OSError):
+            space.index_file.unlink(missing_ok=True)
         make_folder(space, [ticket for job in _jobs(space) if (ticket := _ticket_of(job)) is not None])
         return tickets(space)
 
@@ -51,9 +55,19 @@ def tend(space: Workspace, ticket: Ticket) -> None:
     state = state_of(facts.last)
     if state in TERMINAL and facts.last.exit is not None:
         _clean_job(job)
-        take_away(space, ticket)
+        leave_queue(space, ticket)
     elif state in QUEUED and not facts.last.alive:
         relaunch(job, job.attempt(ticket.attempt))
+
+
+def leave_queue(space: Workspace, ticket: Ticket) -> None:
+    """Take away the ticket of an attempt with a verdict; before it the index forgets the verdict of the attempt before."""
+    if ticket.attempt > 1:
+        from .index import Index  # its libraries are more than a waiting process may hold
+
+        if not Index(space.index_file).forget(ticket.job_id):
+            return
+    take_away(space, ticket)
 
 
 def ensure_ticket(space: Workspace, job: JobFolder) -> None:

@@ -1,43 +1,59 @@
 """The index: finished jobs in one SQLite file, so that listing ten thousand reads none of them. It is a cache and no more.
 
-A row holds a finished job as it is told, and counts while the modification time of the job's folder is the stored one: a
-verdict never changes, and a new attempt changes the folder. Whatever is wrong with the file, the folders are read instead.
+A row holds a finished job as it is told; a verdict never changes, and the row of a resumed job is forgotten before its next
+verdict loses its ticket. Every change has a number of its own: whoever has read rows stores what they lack, or reads more of
+them, only while nobody else has changed anything. Whatever is wrong with the file, the folders are read instead.
 """
 
 import json
+import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .clock import now
-from .records import JobStatus
 
-_VERSION = 1
+if TYPE_CHECKING:
+    from .records import JobStatus
+
+_VERSION = 2
 _BUSY_MILLISECONDS = 300
 _MADE = (
-    "PRAGMA journal_mode = WAL",
     "DROP TABLE IF EXISTS finished",
     "DROP TABLE IF EXISTS compared",
     "CREATE TABLE finished (id TEXT PRIMARY KEY, modified INTEGER NOT NULL, created TEXT NOT NULL, state TEXT NOT NULL, "
     "document TEXT NOT NULL)",
     "CREATE INDEX by_creation ON finished (created DESC, state)",
-    "CREATE TABLE compared (modified INTEGER NOT NULL, unfinished TEXT NOT NULL)",
+    "CREATE TABLE compared (number INTEGER NOT NULL, modified INTEGER NOT NULL, unfinished TEXT NOT NULL)",
     f"PRAGMA user_version = {_VERSION}",
 )
+_NEVER = -1
 # id, modification time of the folder, and what is told
-Row = tuple[str, int, JobStatus]
+Row = tuple[str, int, "JobStatus"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """When the index was last held against the folders: the modification time of theirs, and which had not finished."""
+    """The index as change `number` left it: the modification time of the folder of all jobs when it was last held against
+    that, and which jobs had not finished."""
 
+    number: int
     modified: int
     unfinished: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the index lacks, and the jobs whose rows have to go. Without `modified` it is not held against the folders."""
+
+    rows: Sequence[Row]
+    gone: Iterable[str]
+    modified: int | None
+    unfinished: Collection[str]
 
 
 class Index:
@@ -48,13 +64,8 @@ class Index:
         self.notes: list[str] = []
 
     def compared(self) -> Compared | None:
-        """The last comparison; None where there was none or the file is of no use."""
-
-        def read(database: sqlite3.Connection) -> Compared | None:
-            row = database.execute("SELECT modified, unfinished FROM compared").fetchone()
-            return None if row is None else Compared(int(row[0]), frozenset(json.loads(row[1])))
-
-        return self._with_database(read)
+        """The last comparison; None where the file is of no use."""
+        return self._with_database(_compared)
 
     def ids(self) -> set[str]:
         """The ids of all rows."""
@@ -64,54 +75,89 @@ class Index:
 
         return self._with_database(read) or set()
 
-    def newest(self, states: Collection[str], limit: int | None) -> tuple[int, list[Row]] | None:
-        """How many rows have one of the states (none given: all), and the newest of them; None without an index."""
-        where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
+    def newest(
+        self, states: Collection[str], limit: int | None, *, besides: Collection[str], number: int
+    ) -> tuple[int, list[Row]] | None:
+        """How many rows `besides` those have one of the states (none given: all), and the newest of them.
 
-        def read(database: sqlite3.Connection) -> tuple[int, list[Row]]:
-            count = database.execute(f"SELECT count(*) FROM finished {where}", list(states)).fetchone()[0]  # noqa: S608
+        None without an index, and where another has changed it since change `number`.
+        """
+        from .records import JobStatus
+
+        where = "WHERE id NOT IN (SELECT value FROM json_each(?))"
+        where += f" AND state IN ({', '.join('?' * len(states))})" if states else ""
+        chosen = [json.dumps(sorted(besides)), *states]
+
+        def read(database: sqlite3.Connection) -> tuple[int, list[Row]] | None:
+            database.execute("BEGIN")
+            if _compared(database).number != number:
+                return None
+            count = database.execute(f"SELECT count(*) FROM finished {where}", chosen).fetchone()[0]  # noqa: S608
             query = f"SELECT id, modified, document FROM finished {where} ORDER BY created DESC LIMIT ?"  # noqa: S608
-            rows = database.execute(query, [*states, -1 if limit is None else limit])
+            rows = database.execute(query, [*chosen, -1 if limit is None else limit])
             return count, [(name, modified, JobStatus.model_validate_json(text)) for name, modified, text in rows]
 
         return self._with_database(read)
 
-    def store(self, rows: Sequence[Row], gone: Iterable[str], compared: Compared | None) -> bool:
-        """Add or replace rows, drop those of `gone`, and note the comparison; whether that worked."""
-        values = [(name, modified, job.created, job.state, job.model_dump_json()) for name, modified, job in rows]
+    def store(self, change: Change, *, number: int) -> int | None:
+        """Apply `change`, and return its number; None where another has changed something since change `number`."""
+        values = [
+            (name, modified, job.created, job.state, job.model_dump_json()) for name, modified, job in change.rows
+        ]
+
+        def write(database: sqlite3.Connection) -> int | None:
+            database.execute("BEGIN IMMEDIATE")
+            if _compared(database).number != number:
+                return None
+            database.executemany("DELETE FROM finished WHERE id = ?", [(name,) for name in change.gone])
+            database.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)", values)
+            return _changed(database, change.modified, change.unfinished)
+
+        return self._with_database(write)
+
+    def forget(self, job_id: str) -> bool:
+        """Drop the row of a job that got another verdict; whether no such row can be there any more."""
 
         def write(database: sqlite3.Connection) -> bool:
             database.execute("BEGIN IMMEDIATE")
-            database.executemany("DELETE FROM finished WHERE id = ?", [(name,) for name in gone])
-            database.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)", values)
-            database.execute("DELETE FROM compared")
-            if compared is not None:
-                unfinished = json.dumps(sorted(compared.unfinished))
-                database.execute("INSERT INTO compared VALUES (?, ?)", (compared.modified, unfinished))
-            database.execute("COMMIT")
+            database.execute("DELETE FROM finished WHERE id = ?", [job_id])
+            _changed(database, None, ())
             return True
 
-        return self._with_database(write) or False
+        if not self._path.exists() or self._with_database(write):
+            return True
+        try:
+            # Its log of changes goes first: it would be taken for that of the next file.
+            for ending in ("-wal", "-shm", ""):
+                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def _with_database(self, act: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `act` makes of the database; None where it cannot be used."""
         try:
             with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as database:
                 return act(database) if self._usable(database) else None
-        except sqlite3.OperationalError:
-            return None  # Locked, read-only, or no folder: the truth is elsewhere.
-        except (sqlite3.DatabaseError, ValueError):
+        except (sqlite3.OperationalError, sqlite3.IntegrityError):
+            return None  # Locked, read-only, full, or no folder: the truth is elsewhere.
+        except (sqlite3.DatabaseError, ValueError, TypeError):
             self._move_aside()
             return None
 
     def _usable(self, database: sqlite3.Connection) -> bool:
         database.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version < _VERSION:
-            for statement in _MADE:
-                database.execute(statement)
+        if _version(database) < _VERSION:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("BEGIN IMMEDIATE")
+            if _version(database) < _VERSION:  # nobody else was faster
+                for statement in _MADE:
+                    database.execute(statement)
+                _changed(database, None, ())
+            else:
+                database.execute("ROLLBACK")
         database.execute("PRAGMA synchronous = NORMAL")
-        return bool(version <= _VERSION)
+        return _version(database) == _VERSION
 
     def _move_aside(self) -> None:
         """Out of the way with a broken file; the next look makes a new one from the folders."""
@@ -123,3 +169,22 @@ class Index:
         for ending in ("-wal", "-shm"):
             self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
         self.notes.append(f"The index {self._path.name} was damaged: moved to {aside.name} and made anew.")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _compared(database: sqlite3.Connection) -> Compared:
+    number, modified, unfinished = database.execute("SELECT number, modified, unfinished FROM compared").fetchone()
+    return Compared(int(number), int(modified), frozenset(json.loads(unfinished)))
+
+
+def _changed(database: sqlite3.Connection, modified: int | None, unfinished: Collection[str]) -> int:
+    """End the transaction with a number that no other change has, in this file or one that was here before."""
+    number = secrets.randbits(62)
+    database.execute("DELETE FROM compared")
+    kept = _NEVER if modified is None else modified
+    database.execute("INSERT INTO compared VALUES (?, ?, ?)", (number, kept, json.dumps(sorted(unfinished))))
+    database.execute("COMMIT")
+    return number

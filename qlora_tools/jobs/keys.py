@@ -24,22 +24,10 @@ def claimed_by(space: Workspace, plan: Document) -> str | None:
     return str(found["job"])
 
 
-def claim(space: Workspace, plan: Document) -> str:
-    """Claim the key for the job of `plan`; returns the id of the job that has it now. Call it under the queue's lock.
-
-    Raises `UsageError` where it was used for another request, and `OSError`.
-    """
-    path = space.keys / plan["key_sha256"]
+def claim(space: Workspace, plan: Document) -> None:
+    """Claim the key for the job of `plan`, under the queue's lock and after `claimed_by` found none. Raises `OSError`."""
     document = durable.as_json({"job": plan["id"], "request": plan["request_sha256"]})
-    try:
-        durable.write_once(path, document)
-    except FileExistsError:
-        found = claimed_by(space, plan)
-        if found is not None:
-            return found
-        # Its job was removed: the lock makes sure that nobody else has seen that too.
-        durable.replace_file(path, document)
-    return str(plan["id"])
+    durable.replace_file(space.keys / plan["key_sha256"], document)
 
 
 def _exists(space: Workspace, job_id: str) -> bool:

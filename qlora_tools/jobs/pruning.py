@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .. import durable
+from ..disk import disk_errors
 from ..errors import UsageError
 from .adoption import adopt
 from .clock import now
@@ -18,7 +19,7 @@ _DAY = 86_400
 def prune_jobs(days: float, *, workspace: Path | None = None) -> list[str]:
     """Remove the records of jobs that ended more than `days` ago, and return their ids. Outputs stay.
 
-    Raises `UsageError` for a negative number of days.
+    Raises `UsageError` for a negative number of days, `MachineError` without permission.
     """
     if days < 0:
         raise UsageError(f"{days:g} days is less than none.", next_step="Give 0 or more.")
@@ -29,7 +30,7 @@ def prune_jobs(days: float, *, workspace: Path | None = None) -> list[str]:
     removed = []
     for name in sorted(names_in(space.jobs)):
         # Under the lock, since a job that is resumed in this moment has to stay.
-        with exclusive(space.queue_lock):
+        with disk_errors(space.root, left="the other records stay"), exclusive(space.queue_lock):
             if _ended_before(space, name, now() - days * _DAY):
                 _remove(space, name)
                 removed.append(name)

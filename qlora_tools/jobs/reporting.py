@@ -34,7 +34,8 @@ class Reporter:
 
     def __init__(self, job: JobFolder, attempt: AttemptFolder) -> None:
         self._job, self._attempt = job, attempt
-        self._lock = threading.Lock()
+        # A second signal ends the run in the middle of a report, in the same thread.
+        self._lock = threading.RLock()
         self._status: Document = {"attempt": attempt.number, "phase": "Loading the libraries", "warnings": []}
         self._changed, self._urgent, self._written = True, True, -math.inf
         self._pace: Pace | None = None

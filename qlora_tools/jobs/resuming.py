@@ -92,13 +92,13 @@ def _begin(space: Workspace, job: JobFolder, number: int, request: Document) -> 
     """Put attempt `number` into its place; where another was faster, that one counts."""
     building = AttemptFolder(job.path / f".attempt-{number:03d}-{secrets.token_hex(4)}", number)
     attempt = job.attempt(number)
-    active_tickets(space)
+    if attempt.path.exists():
+        return
+    ticket = _ticket(space, job, number, int(request["sequence"]))
     try:
-        write_attempt(building, request)
+        write_attempt(building, {**request, "sequence": ticket.sequence})
         # The ticket comes first: an attempt without one would be forgotten.
-        put(space, Ticket(int(request["sequence"]), job.id, number))
-        if attempt.path.exists():
-            return
+        put(space, ticket)
         durable.publish_directory(building.path, attempt.path)
     except OSError:
         if not attempt.path.is_dir():
@@ -108,3 +108,9 @@ def _begin(space: Workspace, job: JobFolder, number: int, request: Document) -> 
         shutil.rmtree(building.path, ignore_errors=True)
     ensure_ticket(space, job)
     relaunch(job, attempt)
+
+
+def _ticket(space: Workspace, job: JobFolder, number: int, sequence: int) -> Ticket:
+    """The ticket of the new attempt: that of somebody who was killed on the way here, if there is one."""
+    found = [one for one in active_tickets(space) if (one.job_id, one.attempt) == (job.id, number)]
+    return found[0] if found else Ticket(sequence, job.id, number)

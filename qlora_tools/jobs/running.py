@@ -12,13 +12,12 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import QloraError, RunStopped
-from .adoption import adopt
+from .adoption import adopt, leave_queue
 from .facts import AttemptFacts, Document, read_document
 from .hiding import HidingStream, hidden_secrets
 from .layout import AttemptFolder, JobFolder, Ticket
 from .logs import shorten_log
 from .reporting import Reporter
-from .tickets import take_away
 from .turns import workspace_of
 from .verdicts import resume_step, verdict, write_verdict
 
@@ -44,9 +43,10 @@ def run_attempt(job: JobFolder, attempt: AttemptFolder, work: "Work | None") -> 
         ending.result = chosen(job, attempt, ending.stop_asked, ending.reporter)
     for stream in streams:
         stream.finish()
+    shorten_log(job.log_file)
     space = workspace_of(job.path)
     sequence = (read_document(attempt.request_file) or {}).get("sequence", 0)
-    take_away(space, Ticket(sequence, job.id, attempt.number))
+    leave_queue(space, Ticket(sequence, job.id, attempt.number))
     adopt(space)
     return ending.exit_code
 
@@ -161,7 +161,10 @@ def _after(result: Mapping[str, Any]) -> str:
 def _of_an_error(error: BaseException, checkpoint: str | None, job_id: str) -> Document:
     if isinstance(error, QloraError):
         told = error.as_dict()
-        return verdict("failed", error.exit_code, error.message, error.next_step, cause="error", error=told)
+        step = error.next_step
+        if checkpoint:
+            step += f" Then `qlora resume {job_id}`, with NAME=VALUE for changes, goes on from {checkpoint}."
+        return verdict("failed", error.exit_code, error.message, step, cause="error", error=told)
     last = traceback.format_exception_only(error)[-1].strip()
     step = f"The log has the traceback: `qlora logs {job_id}`. After mending it: {resume_step(job_id, checkpoint)}"
     return verdict("failed", _BUG, last, step, cause="bug", error={"error": type(error).__name__})

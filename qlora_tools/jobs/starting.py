@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import durable
 from ..config import RunConfig
 from ..disk import disk_errors
-from ..errors import QloraError, UsageError
+from ..errors import UsageError
 from ..paths import as_path
 from ..requirements import require_tracker, require_training_libraries
 from ..run_output import check_output
@@ -53,7 +53,7 @@ def start_training(
     plan = _plan(config, name, idempotency_key)
     space = Workspace.at(workspace)
     if dry_run:
-        _check(space, config, except_job=None)
+        _check(space, config)
         return _planned(space, plan)
     space.prepare()
     adopt(space)
@@ -65,23 +65,28 @@ def start_training(
 
 def _started(space: Workspace, config: RunConfig, plan: Document) -> str:
     """Make the job and return its id: that of another where the key was claimed meanwhile."""
-    active_tickets(space)
-    _check(space, config, except_job=None)
-    building = _built(space, config, plan)
+    building = space.building(str(plan["id"]))
     try:
-        # Nobody else may take the output directory between the look and the deed.
+        active_tickets(space)
+        _build(building, config, plan, request_document(space))
+        # Nobody else may take the key or the output directory between the look and the deed.
         with exclusive(space.queue_lock):
-            check_output_is_free(space, config.output.directory, except_job=None)
-            job_id = str(plan["id"]) if plan["key_sha256"] is None else keys.claim(space, plan)
-            if job_id == plan["id"]:
-                give_name(space, job_id)
-    except (QloraError, OSError):
-        shutil.rmtree(building.path, ignore_errors=True)
-        raise
-    if job_id != plan["id"]:
+            job_id = _named(space, config, plan)
+    finally:
         shutil.rmtree(building.path, ignore_errors=True)
     complete(space, job_id)
     return job_id
+
+
+def _named(space: Workspace, config: RunConfig, plan: Document) -> str:
+    """Give the job that is put together its key and its name; the id of another that has the key already."""
+    if plan["key_sha256"] is not None and (found := keys.claimed_by(space, plan)) is not None:
+        return found
+    _check(space, config)
+    if plan["key_sha256"] is not None:
+        keys.claim(space, plan)
+    give_name(space, str(plan["id"]))
+    return str(plan["id"])
 
 
 def check_output_is_free(space: Workspace, directory: str, *, except_job: str | None) -> None:
@@ -114,8 +119,8 @@ def write_attempt(attempt: AttemptFolder, request: Document) -> None:
     make_spare(attempt)
 
 
-def _check(space: Workspace, config: RunConfig, *, except_job: str | None) -> None:
-    check_output_is_free(space, config.output.directory, except_job=except_job)
+def _check(space: Workspace, config: RunConfig) -> None:
+    check_output_is_free(space, config.output.directory, except_job=None)
     check_output(as_path(config.output.directory), overwrite=config.output.overwrite)
 
 
@@ -152,15 +157,13 @@ def _checked_name(name: str) -> str:
     return name.strip()
 
 
-def _built(space: Workspace, config: RunConfig, plan: Document) -> JobFolder:
-    """The complete folder of the job, under a name that nobody looks at yet."""
-    building = space.building(str(plan["id"]))
+def _build(building: JobFolder, config: RunConfig, plan: Document, request: Document) -> None:
+    """Write the complete folder of the job, under a name that nobody looks at yet."""
     building.path.mkdir(mode=0o700)
     durable.write_once(building.config_file, durable.as_json(config.model_dump(mode="json")))
     durable.write_once(building.lock_file, b"")
     durable.write_once(building.plan_file, durable.as_json(plan))
-    write_attempt(building.attempt(1), request_document(space))
-    return building
+    write_attempt(building.attempt(1), request)
 
 
 def _planned(space: Workspace, plan: Document) -> JobStatus:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import durable
+from ..disk import disk_errors
 from ..errors import UsageError
 from .adoption import adopt, tend
 from .clock import stamp
@@ -29,16 +30,17 @@ def stop_job(job_id: str, *, cancel: bool = False, now: bool = False, workspace:
     """Ask a job to end: with a checkpoint from which it can be resumed, or, with `cancel`, for good.
 
     `now` waits for no checkpoint, and kills a runner that does not react within 3 s. A waiting job ends at once, and one
-    that has ended is left as it is. Raises `UsageError` for an unknown id.
+    that has ended is left as it is. Raises `UsageError` for an unknown id, `MachineError` where the wish cannot be written.
     """
     space = Workspace.at(workspace)
     adopt(space)
     job = space.job(find_job(space, job_id))
     facts = settled(job)
     if facts is not None and state_of(facts.last) not in TERMINAL:
-        _ask(job, facts, cancel=cancel, now=now)
-        if state_of(facts.last) in QUEUED:
-            end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
+        with disk_errors(job.path, left="the job goes on"):
+            _ask(job, facts, cancel=cancel, now=now)
+            if state_of(facts.last) in QUEUED:
+                end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
         if now:
             _end(job)
         _tend(space, job)

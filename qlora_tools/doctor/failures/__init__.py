@@ -22,15 +22,17 @@ from . import (
 from .entry import Confidence, Failure, Sign
 from .own import OWN_SIGNS
 from .rarer import MORE_SIGNS
+from .wider import WIDER_SIGNS
 
 __all__ = ["FAILURES", "Confidence", "Failure", "Sign"]
 
 _SUBJECTS = (memory, numbers, training, gpu, distributed, libraries, attention, models, quantised, data, adapters)
 _LESS_SPECIAL = (shapes, serving, machine, complaints)
+_TABLES = (OWN_SIGNS, MORE_SIGNS, WIDER_SIGNS)
 
 
 def _more_signs(failure: Failure) -> tuple[Sign, ...]:
-    return (*failure.signs, *OWN_SIGNS.get(failure.id, ()), *MORE_SIGNS.get(failure.id, ()))
+    return (*failure.signs, *(sign for table in _TABLES for sign in table.get(failure.id, ())))
 
 
 FAILURES: dict[str, Failure] = {

@@ -1,10 +1,10 @@
-"""What people say in words where no error is raised: slow, endless, without "
-"effect, nonsense, a loss that does not fall."""
+"""What people say in words where no error is raised: slow, endless, without 
+effect, nonsense, a loss that does not fall."""
 
 from .changes import fewer_epochs, set_to, smaller_steps
 from .entry import Failure, certain, likely, matching, possible
 
-_NOT = r"(?:does ?n[o']?t|doesn'?t|do(?:es)? not|not|never|won'?t|will not|can'?t|cannot|fails? to|unable to|without)"
+_NOT = r"(?:does ?n[o']?t|doesn'?t|do(?:es)? not|did(?: not|n'?t)|not|never|won'?t|will not|can'?t|cannot|fails? to|unable to|without)"
 _SAME = (
     r"\bsame\b(?! (?:d?type|device|gpu|size|shape|length|error|issue|problem|time|config|question|thing|way|machine))"
 )
@@ -180,7 +180,7 @@ FAILURES = (
         "The loss climbs",
         "The steps are too large: training diverges.",
         "Halve training.learning_rate, or lengthen the warm-up.",
-        matching("loss", r"\bloss\b.{0,40}\b(?:explod|diverg|blow|spik|shoot|increas|rising|rises|jump)\w*", "likely"),
+        matching("loss", r"\bloss\b.{0,100}\b(?:explod|diverg|blow|spik|shoot|increas|rising|rises|jump)\w*", "likely"),
         smaller_steps,
         more="hyperparameters",
     ),

@@ -1,7 +1,7 @@
 """Rows, labels, chat templates and tokens."""
 
 from .changes import longer_rows, set_to
-from .entry import Failure, certain, likely, matching
+from .entry import Failure, certain, likely, matching, possible
 
 _LOOK = ("qlora data inspect ROWS --model MODEL",)
 
@@ -234,12 +234,11 @@ FAILURES = (
         "What lies beyond is cut off, and with it the end of the answer.",
         "Raise training.max_length_tokens where memory allows, or drop such rows: data.long_rows: drop.",
         certain(
-            "token indices sequence length is longer than",
             "exceed the model's predefined maximum length",
-            "maximum sequence length for this model",
         )
+        + possible("token indices sequence length is longer than", "maximum sequence length for this model")
         + matching("maximum context length", r"this model'?s maximum context length is")
-        + matching("longer than", r"(?:rows?|samples?|examples?|prompts?|sequences?) .{0,40}longer than"),
+        + matching("longer than", r"(?:rows?|samples?|examples?|prompts?|(?<!indices )sequences?) .{0,40}longer than"),
         set_to(data__long_rows="drop"),
         _LOOK,
         more="data",

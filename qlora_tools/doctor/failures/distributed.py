@@ -98,9 +98,24 @@ FAILURES = (
             "default process group has not been initialized",
             "duplicate gpu detected",
             "use_libuv was requested",
-        )
-        + possible("local_rank"),
+        ),
         commands=("torchrun --nproc_per_node 1 SCRIPT",),
         follows=True,
+    ),
+    Failure(
+        "deepspeed_config_wrong",
+        "DeepSpeed's config does not fit the run",
+        "Its file and the trainer's arguments disagree, or the optimiser it asks for cannot be built here.",
+        "Set values that the trainer knows to auto in the file, name an optimiser, and match batch sizes and dtypes.",
+        certain(
+            "please correct the following deepspeed config values",
+            "check batch related parameters",
+            "deepspeedconfigerror",
+            "deepspeedcpuadam",
+            "ds_opt_adam",
+            "requires an optimizer",
+        )
+        + matching("deepspeed", r"deepspeed.{0,60}(?:config|json).{0,60}(?:error|invalid|mismatch|wrong)", "likely"),
+        commands=("ds_report",),
     ),
 )

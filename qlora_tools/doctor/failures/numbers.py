@@ -1,7 +1,7 @@
 """Losses and dtypes: NaN, overflow, products of unlike dtypes, and what metrics show."""
 
 from .changes import set_to, steadier
-from .entry import Failure, certain, likely, matching
+from .entry import Failure, certain, likely, matching, possible
 
 _LIKE_DTYPES = "have (?:the )?same dtype"
 
@@ -35,7 +35,7 @@ FAILURES = (
         + matching("loss", r"\bloss['\" ]{0,3}[:=] ?['\"]?(?:nan|inf|-inf)\b")
         + matching("loss", r"\bloss\b.{0,40}\b(?:nan|inf)\b", "likely")
         + matching("nan", r"\bnan\b.{0,30}\b(?:loss|grad|gradient)", "likely")
-        + likely("gradient overflow. skipping step", "overflow! rank", "[deepspeed] overflow"),
+        + possible("gradient overflow. skipping step", "overflow! rank", "[deepspeed] overflow"),
         steadier,
         more="hyperparameters",
     ),

@@ -1,5 +1,5 @@
-"""Tensors and arguments of the wrong shape or kind, told by general messages; "
-"more special entries come before these."""
+"""Tensors and arguments of the wrong shape or kind, told by general messages; 
+more special entries come before these."""
 
 from .changes import set_to
 from .entry import Failure, certain, likely, matching, possible
@@ -138,5 +138,15 @@ FAILURES = (
         )
         + certain("this could indicate that you are using a newer version of peft", "keyerror: <pefttype"),
         commands=("pip install --upgrade peft",),
+    ),
+    Failure(
+        "image_tokens_do_not_match",
+        "Images and their marks in the text do not pair up",
+        "Rows were cut in the middle of an image's tokens, lack a mark for an image, or the processor is of another version.",
+        "Lengthen rows or make images smaller, give one mark an image, and update transformers. "
+        "qlora-tools trains on text only.",
+        matching("image", r"image (?:features|tokens?) .{0,60}(?:do not|don'?t|does not) match")
+        + matching("image", r"(?:number|count) of (?:images?|image tokens?|<image>).{0,80}(?:match|differ|mismatch)")
+        + certain("mismatch in `image` token count", "mismatch between image tokens"),
     ),
 )

@@ -117,7 +117,7 @@ FAILURES = (
         "A person, a time limit or a pre-empted machine sent a signal; nothing in the run itself failed.",
         "Resume from the last checkpoint; on a cluster ask for more time or save more often.",
         certain("keyboardinterrupt", "due to time limit", "due to preemption", "job step aborted", "has been preempted")
-        + matching("sigterm", r"(?:received|got|exit\w*|signal).{0,20}\bsigterm", "likely")
+        + matching("sigterm", r"(?:received|got|exit\w*|(?<!closing )signal).{0,20}\bsigterm", "likely")
         + matching("got signal", r"got signal: (?:15|1|2)\b")
         + likely("death signal, shutting down workers", "signalexception: process")
         + matching("sighup", r"\bsighup\b", "likely")
@@ -194,5 +194,12 @@ FAILURES = (
         )
         + matching("failed (exitcode", r"failed \(exitcode: ?1\)", "possible"),
         follows=True,
+    ),
+    Failure(
+        "cannot_be_pickled",
+        "An object cannot be handed to a worker process",
+        "Workers get the function or rows by pickling; a lambda, a local function, a lock or a model does not survive it.",
+        "Use one process (num_proc=1, no data workers), or define the function at the top of the module.",
+        likely("can't pickle", "cannot pickle", "picklingerror", "can't get local object", "can't get attribute '"),
     ),
 )

@@ -51,7 +51,7 @@ class Warned(Result):
 
 
 class Losses(Result):
-    """Training losses; `last` is the mean of the last twenty logged, as single ones scatter."""
+    """Training losses; `last` is the mean of the last fifth, twenty at most, as single ones scatter."""
 
     first: float
     last: float
@@ -187,7 +187,7 @@ def _losses(course: Course) -> Losses | None:
         return None
     values = list(losses.values())
     best_step = min(losses, key=lambda step: losses[step])
-    last = values[-_LATELY:]
+    last = values[-min(_LATELY, max(1, len(values) // 5)) :]  # of a short run its end, not most of it
     return Losses(first=values[0], last=sum(last) / len(last), best=losses[best_step], best_step=best_step)
 
 

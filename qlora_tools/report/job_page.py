@@ -105,7 +105,7 @@ def _figures(run: Document) -> list[tuple[str, str]]:
     speed, planned = run["speed"], run["planned_steps"]
     told = [("steps", f"{run['step']:,}" + (f" of {planned:,}" if planned else ""))]
     if run["losses"] is not None:
-        told.append(("training loss, last 20", f"{run['losses']['last']:.3f}"))
+        told.append(("training loss at the end", f"{run['losses']['last']:.3f}"))
     if run["best_evaluation"] is not None:
         told.append(("best evaluation", f"{run['best_evaluation']['loss']:.3f}"))
     if speed["tokens_per_second"] is not None:

@@ -192,11 +192,12 @@ def test_only_what_no_checkpoint_depends_on_may_change(llama: Path, chat_rows: P
 
 def test_micro_batches_may_be_smaller_from_a_checkpoint_on(llama: Path, chat_rows: Path, config_for: Raw) -> None:
     training = {**STEPS, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
-    expected = train(config_for(llama, chat_rows, training=training))
-    raw = config_for(llama, chat_rows, training=training)
+    float32 = {"compute_dtype": "float32"}
+    expected = train(config_for(llama, chat_rows, training=training, quantization=float32))
+    raw = config_for(llama, chat_rows, training=training, quantization=float32)
     checkpoint = stopped_after(3, raw)
     smaller = {**raw, "training": {**raw["training"], "micro_batch_size": 1, "gradient_accumulation_steps": 4}}
-    assert train(smaller, resume_from=checkpoint).losses == pytest.approx(expected.losses, abs=1e-5)
+    assert train(smaller, resume_from=checkpoint).losses == pytest.approx(expected.losses, abs=1e-4)
     other = {**raw, "training": {**raw["training"], "micro_batch_size": 1}}
     with pytest.raises(ConfigError, match=r"training\.micro_batch_size: was 4 and is 1"):
         train(other, resume_from=checkpoint)

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 from rich.table import Table
@@ -13,27 +12,34 @@ from ..doctor import DiagnosisReport, EnvironmentReport, Finding, changed_config
 from ..errors import UsageError
 from ..paths import as_path
 from .console import json_option, print_json, stderr, stdout
+from .job_screen import workspace_option
 
 _SIGNS = {"ok": "✓", "warning": "!", "failed": "✗"}
 _NOTHING_RECOGNISED = 3
 
 
 @click.command("doctor")
-@click.argument("log", required=False, metavar="[LOG]")
+@click.argument("log", required=False, metavar="[LOG|JOB]")
 @click.option(
-    "--config", "config_file", type=str, metavar="FILE", help="The run's config; changes are computed from it."
+    "--config",
+    "config_file",
+    type=str,
+    metavar="FILE",
+    help="The run's config; changes are computed from it. A job's own is known.",
 )
 @click.option(
     "--apply", "target", type=str, metavar="OUT", help="Write the config with the changes to OUT, a new file."
 )
+@workspace_option
 @json_option
-def command(log: str | None, config_file: str | None, target: str | None, as_json: bool) -> int:
+def command(log: str | None, config_file: str | None, target: str | None, workspace: Path | None, as_json: bool) -> int:
     """Say what is broken on this machine, or why a run failed.
 
     Without LOG: versions, driver, GPU, bf16, bitsandbytes, attention, memory and disks. Exit code 3 when training cannot
     run here.
 
-    With LOG (a file, or - for stdin): causes with their evidence and what to change. Exit code 3 when nothing is recognised.
+    With LOG (a file, or - for stdin) or JOB (an id, the beginning of one, or `last`): causes with their evidence and what
+    to change. What is a file is read as a log. Exit code 3 when nothing is recognised.
     """
     if log is None:
         if config_file or target:
@@ -41,15 +47,34 @@ def command(log: str | None, config_file: str | None, target: str | None, as_jso
                 "--config and --apply go with a LOG.", next_step="Run: qlora doctor LOG --config FILE --apply OUT"
             )
         return _environment(as_json=as_json)
-    if target is not None and config_file is None:
-        raise UsageError("--apply needs the config that it changes.", next_step="Add --config FILE.")
     path = _new_file(target) if target is not None else None
     config = load_config(as_path(config_file)) if config_file is not None else None
-    source: BinaryIO | Path = sys.stdin.buffer if log == "-" else as_path(log)
-    report = diagnose(source, config=config)
+    if _is_log(log):
+        if path is not None and config is None:
+            raise UsageError("--apply needs the config that it changes.", next_step="Add --config FILE.")
+        report = diagnose(sys.stdin.buffer if log == "-" else as_path(log), config=config)
+    else:
+        report, config = _of_a_job(log, workspace, config)
     written = _write(report, config, path) if path is not None and config is not None else None
     show_diagnosis(report, written, as_json=as_json)
     return 0 if report.recognised else _NOTHING_RECOGNISED
+
+
+def _is_log(name: str) -> bool:
+    """Whether a file is meant and no job: it is one, or is written like one."""
+    return name == "-" or as_path(name).is_file() or Path(name).name != name or bool(Path(name).suffix)
+
+
+def _of_a_job(name: str, workspace: Path | None, config: RunConfig | None) -> tuple[DiagnosisReport, RunConfig | None]:
+    """Why a job failed, and its config: the log is read where its last message tells nothing."""
+    from ..jobs import get_job
+    from ..jobs.layout import Workspace
+
+    status = get_job(name, workspace=workspace)
+    job = Workspace.at(workspace).job(status.id)
+    config = config or load_config(job.config_file)
+    report = diagnose(status.message or "", config=config)
+    return (report if report.recognised else diagnose(job.log_file, config=config)), config
 
 
 def _environment(*, as_json: bool) -> int:
@@ -78,10 +103,11 @@ def show_diagnosis(report: DiagnosisReport, written: Path | None, *, as_json: bo
     if as_json:
         print_json({**report.model_dump(mode="json"), "written_to": str(written) if written else None})
         return
+    if not report.recognised:
+        stdout().print("No known failure was recognised.")
     for number, finding in enumerate(report.findings, start=1):
         _show_finding(number, finding)
-    if not report.findings:
-        stdout().print("No known failure was recognised.")
+    if not report.recognised:
         if report.last_error:
             stdout().print(f"  last error, line {report.last_error_line}: {report.last_error}")
         stdout().print(f"  → {report.next_step}")

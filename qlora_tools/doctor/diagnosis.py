@@ -11,6 +11,7 @@ from ..errors import ConfigError, UsageError
 from .evidence import masked_evidence
 from .log_text import Line, LogText, read_log, text_of
 from .metrics import metric_hits
+from .origins import origin_hits
 from .recognition import Hit, ranked, recognise
 from .unknown import UNKNOWN_ERROR, UnknownError, unknown_error
 
@@ -72,7 +73,7 @@ def diagnose(log: str | Path | BinaryIO, *, config: RunConfig | None = None) -> 
     that cannot be read.
     """
     text = text_of(log) if isinstance(log, str) else _read(log) if isinstance(log, Path) else read_log(log)
-    hits = ranked([*recognise(text), *metric_hits(text)])
+    hits = ranked([*recognise(text), *metric_hits(text)]) or origin_hits(text)
     kept = [hit for hit in hits[:_MOST_FINDINGS] if hit.score > hits[0].score - _FARTHEST]
     findings = [_finding(hit, text, config) for hit in kept]
     last = _last_error(text)

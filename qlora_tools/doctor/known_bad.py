@@ -117,7 +117,7 @@ def _holds(version: str, condition: str) -> bool:
 
 
 def _torchvision(version_of: Callable[[str], str | None] = installed) -> Iterator[Check]:
-    """torchvision 0.(n + 15) is built for torch 2.n; another one fails with 
+    """torchvision 0.(n + 15) is built for torch 2.n; another one fails with
     `operator torchvision::nms does not exist`."""
     torch, vision = version_of("torch"), version_of("torchvision")
     if not torch or not vision or numbers(torch)[0] != 2 or numbers(vision)[0] != 0:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ..untrusted import visible_text
 from .vocabulary import in_english
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**18
 _HEAD_BLOCKS, _MARKED_BLOCKS, _TAIL_BLOCKS = 2, 4, 4
 _MARKS = (b"Traceback (most recent call last)", b"Error: ", b"ERROR", b"Killed", b": nan")
 _LINE_CHARACTERS = 2000
@@ -24,8 +24,14 @@ _LEAST_LOSSES = 3
 _FIELD = re.compile(
     r"torch|cuda|\bgpu|nvidia|nccl|transformers|\bpeft|lora|\btrl\b|accelerat|datasets?\b|hugging|\bhf[_-]|unsloth|llama|qwen"
     r"|mistral|gemma|gguf|ggml|vllm|deepspeed|token|tensor|checkpoint|bitsandbytes|adapter|epoch|\bloss|train|fine-?tun|model"
-    r"|flash.attn|triton|arrow|jsonl?\b|template|embedding|batch|wandb|quanti|swift|axolotl|numpy|pip install|wheel|\.so\b|dll"
+    r"|generat|flash.attn|triton|arrow|jsonl?\b|template|embedding|batch|wandb|quanti|swift|axolotl|numpy"
+    r"|pip install|wheel|\.so\b|dll"
 )
+_LAUNCHER = re.compile(
+    r"in simple_launcher|childfailederror|in elastic_launch|in launch_agent|in deepspeed_launcher|in cli_main"
+)
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
+_NO_APOSTROPHE = re.compile(r"\b(do|does|did|is|are|was|wo|ca|have|has|could|would|should)nt\b", re.IGNORECASE)
 _PROGRESS = re.compile(r"\d+%\|[^|]{0,500}\|")
 
 
@@ -39,7 +45,7 @@ class Line:
 
 @dataclass
 class LogText:
-    """The lines that were kept. `flat` is all of them in lower-case ASCII with 
+    """The lines that were kept. `flat` is all of them in lower-case ASCII with
     single spaces, for phrases to be found in."""
 
     lines: list[Line]
@@ -58,6 +64,10 @@ class LogText:
     def line_at(self, offset: int) -> Line:
         """The line of an offset in `flat`."""
         return self.lines[bisect_right(self.starts, offset) - 1]
+
+    def offset_of(self, index: int) -> int:
+        """The offset in `flat` at which a line starts."""
+        return self.starts[index]
 
     def span_at(self, offset: int) -> tuple[int, int]:
         """Start and end in `flat` of the line of an offset."""
@@ -81,10 +91,17 @@ class LogText:
         """Whether a traceback stands in it."""
         return _TRACEBACK in self.flat
 
+    def _tracebacks(self) -> list[int]:
+        """Where tracebacks start, without those of launchers, which only tell that a process ended."""
+        starts = [match.start() for match in re.finditer(re.escape(_TRACEBACK), self.flat)]
+        ends = [*starts[1:], len(self.flat)]
+        own = [start for start, end in zip(starts, ends, strict=False) if not _LAUNCHER.search(self.flat, start, end)]
+        return own or starts[:1]
+
     @cached_property
     def last_chain(self) -> int:
         """Where the last traceback starts, with those that it was raised from; 0 without one."""
-        starts = [match.start() for match in re.finditer(re.escape(_TRACEBACK), self.flat)]
+        starts = self._tracebacks()
         links = ("during handling of the above exception", "direct cause of the following exception")
         for earlier, later in zip(reversed(starts[:-1]), reversed(starts[1:]), strict=True):
             if not any(self.flat.rfind(link, earlier, later) >= 0 for link in links):
@@ -93,7 +110,8 @@ class LogText:
 
 
 def _flat(text: str) -> str:
-    plain = in_english(_RANK.sub("", text))
+    plain = in_english(_RANK.sub("", text).translate(_QUOTES))
+    plain = _NO_APOSTROPHE.sub(r"\1n't", plain)
     return " ".join(plain.split()).encode("ascii", "replace").decode().lower()
 
 

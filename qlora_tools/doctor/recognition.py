@@ -10,7 +10,7 @@ from .log_text import LogText
 _MOST_PLACES = 40
 _BEFORE, _AFTER = 200, 400
 _NEAR_BEFORE, _NEAR_AFTER = 8000, 500
-_SCORES: dict[Confidence, int] = {"certain": 100, "likely": 60, "possible": 30}
+_SCORES: dict[Confidence, int] = {"certain": 100, "likely": 60, "possible": 20}
 _RAISED, _IN_LAST_CHAIN, _SPECIFIC, _FOLLOWS, _SOURCE_LINE = 20, 10, 5, -50, -25
 _EXCEPTION = re.compile(r"\b\w*(?:error|exception|interrupt|warning)\b ?: |\b(?:error|fatal|runtimeerror|assertion)\b")
 _SOURCE = re.compile(r"^(?:\d+ |> \d+ |-+> ?\d+ |raise |file \"|warnings\.warn|logger\.)")
@@ -69,13 +69,20 @@ def _places(flat: str, sign: Sign) -> Iterator[int]:
     for at in found:
         start = at
         if sign.pattern is not None:
-            window = max(0, at - _BEFORE)
-            match = sign.pattern.search(flat, window, at + len(sign.phrase) + _AFTER)
-            if match is None or match.end() <= at or match.start() > at + len(sign.phrase):
+            match = _around(sign.pattern, flat, at, at + len(sign.phrase))
+            if match is None:
                 continue
-            start = max(match.start(), window)
+            start = match.start()
         if not sign.near or _is_near(flat, at, sign.near):
             yield start
+
+
+def _around(pattern: re.Pattern[str], flat: str, start: int, end: int) -> re.Match[str] | None:
+    """The match that covers a part of `start` to `end`; those that end before it are passed over."""
+    match = pattern.search(flat, max(0, start - _BEFORE), end + _AFTER)
+    while match is not None and match.end() <= start:
+        match = pattern.search(flat, match.end(), end + _AFTER)
+    return None if match is None or match.start() > end else match
 
 
 def _found(flat: str, phrase: str) -> list[int]:

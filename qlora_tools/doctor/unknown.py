@@ -7,8 +7,8 @@ from .log_text import LogText
 
 UNKNOWN_ERROR = "unknown_error"
 _RAISED = re.compile(
-    r"^[^\w\"']{0,20}(?:\[?\w{0,12}\]?:? ?)?(?:[A-Za-z_]\w{0,60}\.){0,8}(?P<name>[A-Z]\w{0,60}(?:Error|Exception|Exit|Interrupt))"
-    r"(?:: ?(?P<message>.*)|$)"
+    r"^[^\w\"']{0,20}(?:\[?\w{0,12}\]?:? ?)?(?:[A-Za-z_]\w{0,60}\.){0,8}"
+    r"(?P<name>[A-Z]\w{0,60}(?:Error|Exception|Exit|Interrupt))(?::|$)"
 )
 _FRAME = re.compile(r"(?:site|dist)-packages[/\\](?P<library>[A-Za-z]\w{0,60})[/\\.]")
 _FRAMES_BEFORE = 80
@@ -46,10 +46,14 @@ _OTHER_KIND = (
 
 @dataclass(frozen=True)
 class UnknownError:
-    """An error that was raised: its class, the library whose frame raised it, the line, and what its kind tells."""
+    """An error that was raised: its class, the library whose frame raised it, where it stands, what its kind tells.
+
+    `index` counts the lines that were kept from 0, `line` those of the file from 1.
+    """
 
     name: str
     library: str | None
+    index: int
     line: int
     text: str
     cause: str
@@ -68,7 +72,7 @@ def unknown_error(log: LogText) -> UnknownError | None:
         if match:
             cause, next_step = _kind(match["name"])
             line = log.lines[index]
-            return UnknownError(match["name"], _library(log, index), line.number, line.text, cause, next_step)
+            return UnknownError(match["name"], _library(log, index), index, line.number, line.text, cause, next_step)
     return None
 
 

@@ -3,7 +3,7 @@
 import re
 
 _ENGLISH = {
-    "显存不足|显存不够|爆显存|显存溢出|显存爆炸|显存爆了|显存超出": "gpu out of memory",
+    "显存不足|显存不够|爆显存|显存溢出|显存爆炸|显存爆了|显存超出": "cuda out of memory",
     "内存不足|内存溢出|爆内存|内存不够|内存爆了": "out of system memory",
     "停不下来|不停止|无法停止|不会停止|不会停|不停地?": "does not stop",
     "一直生成|无限生成|不断生成|持续生成": "keeps generating",
@@ -31,6 +31,8 @@ _ENGLISH = {
     "很慢|太慢|变慢|慢": "slow",
     "量化": "quantized",
     "失败": "failed",
+    "权限不足|没有权限|无权限|拒绝访问": "permission denied",
+    "网络不可达|连接失败|连接超时|无法连接": "network is unreachable",
     "不支持": "not supported",
 }
 _WORDS = re.compile("|".join(f"(?P<w{number}>{words})" for number, words in enumerate(_ENGLISH)))

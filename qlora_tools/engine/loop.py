@@ -21,9 +21,17 @@ from .device import forget_optimised_modules, memory_summary, release_memory
 from .metrics_writer import MetricsWriter
 from .micro_batches import cut_bins, first_cut, smaller_cut
 from .saving import CheckpointSaver, os_words
-from .step_keeper import BadStep, Phase, StepKeeper, StepsEnded
-from .training_state import BestEvaluation, TrainingState, load_state, load_weights, put_weights, trained_weights
-from .warm_up import warm_up
+from .step_keeper import BadStep, Phase, StepKeeper, StepsEnded, Trial
+from .training_state import (
+    BestEvaluation,
+    TrainingState,
+    load_state,
+    load_weights,
+    put_weights,
+    require_space,
+    trained_weights,
+)
+from .warm_up import try_evaluation, try_training
 
 if TYPE_CHECKING:
     from .fit import Fit
@@ -92,6 +100,9 @@ class TrainingLoop:
             first_tokens = self._state.loop.tokens
             self._saver.last = self._saver.place_of(self._state.loop.step)
             self._metrics.go_on_from(self._state.loop.step, first_tokens)
+        if not self._fit.throw_away:
+            # Weights, and an optimiser of at most twice their size: what the first checkpoint takes.
+            require_space(self._fit.output, 3 * sum(w.nbytes for w in trained_weights(self._model).values()))
         for notice in self._fit.notices(self._model):
             self._metrics.warn(f"{notice.message} {notice.next_step}", 0)
         try:
@@ -166,7 +177,7 @@ class TrainingLoop:
         watch = BestWatch(self._best, fit.config.training.early_stopping_patience)
         callbacks = [watch, *self._samples(), self._metrics, keeper]
         trainer = fit.trainer(self._model, self._tokenizer, rows, self._cut, callbacks)
-        keeper.attach(trainer, self._state, self._warm_up(trainer, first))
+        keeper.attach(trainer, self._state, self._trials(trainer, first))
         return trainer
 
     def _samples(self) -> list[SampleWriter]:
@@ -178,16 +189,19 @@ class TrainingLoop:
         stops = fit.training_rows.stop_token_ids
         return [SampleWriter(fit.output / SAMPLES_FILE, self._tokenizer, prompts, stops, fit.on_event)]
 
-    def _warm_up(self, trainer: Any, first: int) -> Any:
-        """What the keeper calls before the first step; nothing on a CPU, where no allocation fails by itself."""
+    def _trials(self, trainer: Any, first: int) -> list[Trial]:
+        """What is tried before the first step; nothing on a CPU, where no allocation fails by itself."""
         fit = self._fit
         if fit.hardware.kind != "cuda" or fit.throw_away:
-            return None
+            return []
         lengths = fit.training_set.lengths[first:]
         if self._cut.bin_parts > 1:
             lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
         held = [len(row.input_ids) for row in fit.evaluation_rows.rows] if fit.evaluation_rows else []
-        return lambda loop: warm_up(trainer, loop, lengths, held)
+        return [
+            ("warm-up", lambda loop: try_training(trainer, loop, lengths)),
+            ("evaluation", lambda loop: try_evaluation(trainer, loop, held)),
+        ]
 
     def _saved(self, keeper: StepKeeper) -> Path | None:
         """The checkpoint of the last whole step, saved now unless it is; None before the first step."""

@@ -81,7 +81,9 @@ class CheckpointSaver:
         kept = f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint"
         return DiskSpaceError(
             f"The disk of {self._output} is full, and the run has stopped; {kept}. {reason}",
-            next_step="Free space there, then resume from that checkpoint." if last else "Free space, then start again.",
+            next_step="Free space there, then resume from that checkpoint."
+            if last
+            else "Free space, then start again.",
         )
 
 

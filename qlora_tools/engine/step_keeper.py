@@ -15,6 +15,8 @@ from .saving import CheckpointSaver
 from .training_state import BestEvaluation, LoopState, MicroBatches, TrainingState
 
 Phase = Literal["warm-up", "a training step", "the optimiser", "evaluation"]
+# What may lack memory, and computing it once to find out.
+Trial = tuple[Phase, Callable[[LoopState], None]]
 # A norm that is this many times the usual one, and large in itself, is no batch that is merely hard.
 _EXPLOSION = 1000.0
 _LEAST_EXPLODED_NORM = 1000.0
@@ -61,14 +63,14 @@ class StepKeeper(TrainerCallback):
         self._due = False
         self._trainer: Any = None
         self._start: TrainingState | None = None
-        self._warm_up: Callable[[LoopState], None] | None = None
+        self._trials: Sequence[Trial] = ()
         self._random_to_put: RandomState | None = None
         self.loop: LoopState | None = None
         self.phase: Phase = "warm-up"
 
-    def attach(self, trainer: Any, start: TrainingState | None, warm_up: Callable[[LoopState], None] | None) -> None:
-        """Watch `trainer`, which is to go on from `start`; `warm_up` is called before its first step."""
-        self._trainer, self._start, self._warm_up = trainer, start, warm_up
+    def attach(self, trainer: Any, start: TrainingState | None, trials: Sequence[Trial]) -> None:
+        """Watch `trainer`, which is to go on from `start`; the trials are made before its first step."""
+        self._trainer, self._start, self._trials = trainer, start, trials
 
     def until_the_end(self) -> None:
         """Train; raises `StepsEnded` where a stop was asked for, `BadStep`, and what the trainer raises."""
@@ -92,8 +94,9 @@ class StepKeeper(TrainerCallback):
         else:
             start.put(trainer)
             self.loop = start.loop
-        if self._warm_up is not None:
-            self._warm_up(self.loop)
+        for phase, trial in self._trials:
+            self.phase = phase
+            trial(self.loop)
         if self.loop.evaluation_due:
             self.phase = "evaluation"
             self.loop.random.put()

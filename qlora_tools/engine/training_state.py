@@ -131,7 +131,7 @@ def save_state(state: TrainingState, output: Path, identity: Mapping[str, Any]) 
     optimizer, numbers = to_tensors(state.optimizer)
     weights = {name: value.detach().to("cpu").contiguous() for name, value in state.adapter.items()}
     needed = sum(tensor.nbytes for tensor in (*optimizer.values(), *weights.values()))
-    _require_space(output, needed)
+    require_space(output, needed)
     loop = state.loop
     described = {
         "identity": dict(identity),
@@ -185,15 +185,8 @@ def load_weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / WEIGHTS_FILE)
 
 
-def _set_schedule(schedule: Any, step: int) -> None:
-    """Put the learning rate where `step` steps would have brought it: all of our schedules are functions of the step."""
-    rates = [base * rate(step) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
-    schedule.last_epoch, schedule._step_count, schedule._last_lr = step, step + 1, rates
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
-def _require_space(output: Path, needed: int) -> None:
+def require_space(output: Path, needed: int) -> None:
+    """Raise `DiskSpaceError` unless a checkpoint of `needed` bytes fits beside what must stay free."""
     free = shutil.disk_usage(output).free
     if free < needed + _SPARE_BYTES:
         raise DiskSpaceError(
@@ -201,6 +194,14 @@ def _require_space(output: Path, needed: int) -> None:
             f"{_SPARE_BYTES / 2**20:.0f} MiB must stay free.",
             next_step="Free space there, then resume.",
         )
+
+
+def _set_schedule(schedule: Any, step: int) -> None:
+    """Put the learning rate where `step` steps would have brought it: all of our schedules are functions of the step."""
+    rates = [base * rate(step) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    schedule.last_epoch, schedule._step_count, schedule._last_lr = step, step + 1, rates
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _require_readable(path: Path, written: Mapping[str, torch.Tensor]) -> None:

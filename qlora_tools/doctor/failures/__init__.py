@@ -20,6 +20,8 @@ from . import (
     training,
 )
 from .entry import Confidence, Failure, Sign
+from .families import FAMILY_SIGNS
+from .frames import FRAME_SIGNS
 from .own import OWN_SIGNS
 from .rarer import MORE_SIGNS
 from .wider import WIDER_SIGNS
@@ -28,7 +30,7 @@ __all__ = ["FAILURES", "Confidence", "Failure", "Sign"]
 
 _SUBJECTS = (memory, numbers, training, gpu, distributed, libraries, attention, models, quantised, data, adapters)
 _LESS_SPECIAL = (shapes, serving, machine, complaints)
-_TABLES = (OWN_SIGNS, MORE_SIGNS, WIDER_SIGNS)
+_TABLES = (OWN_SIGNS, MORE_SIGNS, WIDER_SIGNS, FAMILY_SIGNS, FRAME_SIGNS)
 
 
 def _more_signs(failure: Failure) -> tuple[Sign, ...]:

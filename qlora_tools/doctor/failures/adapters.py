@@ -45,9 +45,9 @@ FAILURES = (
         matching(
             "size mismatch for",
             r"size mismatch for (?:base_model\.|[\w.]*lora_|[\w.]*modules_to_save)[\w.]*: "
-            r"(?!copying a param with shape torch\.size\(\[0\]\))",
+            r"(?!copying a param with shape torch\.size\(\[0\]\))(?<!embed_tokens\.weight: )(?<!lm_head\.weight: )",
         )
-        + matching("in loading state_dict for", r"error\(s\) in loading state_dict for peft")
+        + matching("in loading state_dict for", r"error\(s\) in loading state_dict for peft", "likely")
         + certain("is not the model that this adapter was trained on", "does not fit its base")
         + matching(
             "lora_a",
@@ -55,7 +55,7 @@ FAILURES = (
             r"|lora.{0,300}size of tensor a \(\d+\) must match",
             "likely",
         )
-        + matching("shapes cannot be multiplied", r"mat1 and mat2 shapes cannot be multiplied", "likely"),
+        + matching("shapes cannot be multiplied", r"lora.{0,300}mat1 and mat2 shapes cannot be multiplied", "likely"),
     ),
     Failure(
         "adapter_not_found",

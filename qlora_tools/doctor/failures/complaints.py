@@ -1,4 +1,4 @@
-"""What people say in words where no error is raised: slow, endless, without 
+"""What people say in words where no error is raised: slow, endless, without
 effect, nonsense, a loss that does not fall."""
 
 from .changes import fewer_epochs, set_to, smaller_steps

@@ -1,7 +1,7 @@
 """Several GPUs or machines: NCCL, FSDP, DeepSpeed, ports."""
 
 from .changes import storage_as_computed
-from .entry import Failure, certain, likely, matching, possible
+from .entry import Failure, certain, likely, matching
 
 FAILURES = (
     Failure(

@@ -17,7 +17,7 @@ Changes = Callable[[RunConfig | None], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Sign:
-    """A phrase that tells a failure. `pattern` must hold around it, and one of 
+    """A phrase that tells a failure. `pattern` must hold around it, and one of
     `near` must stand within a traceback of it."""
 
     phrase: str

@@ -37,6 +37,8 @@ _LOADING = (
     "_load_state_dict_into_meta_model",
     "caching_allocator_warmup",
     "in load_model",
+    "set_module_quantized_tensor_to_device",
+    "return t.to(",
 )
 _MERGING = ("merge_and_unload", "_unload_and_optionally_merge", "get_delta_weight", "merge_lora")
 

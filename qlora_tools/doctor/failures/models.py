@@ -212,9 +212,9 @@ FAILURES = (
         "Some weights were not in the files and are random",
         "The class does not fit the checkpoint, or names changed: those layers start from chance.",
         "Load with the class that config.json names; check the names in the warning.",
-        likely(
+        possible("you should probably train this model on a down-stream task")
+        + likely(
             "were not initialized from the model checkpoint",
-            "you should probably train this model on a down-stream task",
             "were newly initialized because the shapes did not match",
         )
         + possible("were not used when initializing"),

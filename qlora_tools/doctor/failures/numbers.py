@@ -34,7 +34,7 @@ FAILURES = (
         + matching("hold nan", r"trained tensors hold nan or infinity")
         + matching("loss", r"\bloss['\" ]{0,3}[:=] ?['\"]?(?:nan|inf|-inf)\b")
         + matching("loss", r"\bloss\b.{0,40}\b(?:nan|inf)\b", "likely")
-        + matching("nan", r"\bnan\b.{0,30}\b(?:loss|grad|gradient)", "likely")
+        + matching("nan", r"\bnan\b.{0,60}\b(?:loss|grad|gradient)", "likely")
         + possible("gradient overflow. skipping step", "overflow! rank", "[deepspeed] overflow"),
         steadier,
         more="hyperparameters",

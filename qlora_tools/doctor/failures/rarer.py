@@ -171,7 +171,6 @@ MORE_SIGNS: dict[str, tuple[Sign, ...]] = {
     "quantised_model_moved": (*certain("quantization state not initialized", "quantization state is not initialized"),),
     "quantised_already": (*certain("has no attribute 'compress_statistics'", "object has no attribute 'quant_state'"),),
     "no_gradient": (
-        *possible("please pass in use_reentrant=true or use_reentrant=false"),
         *likely(
             "enable_input_require_grads",
             "layers not trained",

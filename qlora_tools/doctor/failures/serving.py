@@ -112,4 +112,14 @@ FAILURES = (
         + possible("is greater than the derived max_model_len"),
         commands=("vllm serve MODEL --max-model-len 8192",),
     ),
+    Failure(
+        "model_refused_by_server",
+        "The server cannot load this model",
+        "Its version does not know the architecture, the quantisation or the names of the weights.",
+        "Serve the merged 16-bit model, and update the server; it says which architectures it knows.",
+        certain("not supported by vllm", "is not supported for quantization method")
+        + likely("engine core initialization failed", "engine process failed to start"),
+        commands=("qlora merge OUTPUT -o MERGED", "pip install --upgrade vllm"),
+        follows=True,
+    ),
 )

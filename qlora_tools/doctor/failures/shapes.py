@@ -1,4 +1,4 @@
-"""Tensors and arguments of the wrong shape or kind, told by general messages; 
+"""Tensors and arguments of the wrong shape or kind, told by general messages;
 more special entries come before these."""
 
 from .changes import set_to
@@ -134,7 +134,7 @@ FAILURES = (
         "Upgrade peft, or delete the unknown fields where they hold defaults.",
         matching(
             "unexpected keyword argument",
-            r"(?:lora|peft|ia3|prompt\w*|prefix\w*|ada\w*)config(?:\.__init__)?\(\) got an unexpected keyword argument",
+            r"(?:lora|peft|ia3|prompt\w*|prefix\w*|ada\w*)config(?:\.(?:__)?init(?:__)?)?\(\) got an unexpected keyword argument",
         )
         + certain("this could indicate that you are using a newer version of peft", "keyerror: <pefttype"),
         commands=("pip install --upgrade peft",),

@@ -88,20 +88,41 @@ def last_complete(output: Path) -> Path | None:
     return next(found, None)
 
 
-def set_partial_aside(output: Path) -> list[tuple[Path, str]]:
-    """Rename what is above the last complete checkpoint and not whole; returns the new places and what was wrong."""
+def unusable_checkpoints(output: Path) -> list[tuple[Path, str]]:
+    """Directories with the name of a checkpoint that are none, and why."""
+    found = ((one.directory, problem_of(one.directory)) for one in _numbered(output))
+    return [(directory, problem) for directory, problem in found if problem is not None]
+
+
+def set_later_aside(output: Path, step: int) -> list[tuple[Path, str]]:
+    """Rename all above `step`; returns the new places and why. Whole ones are called superseded, others damaged."""
     moved = []
     for found in reversed(_numbered(output)):
-        problem = problem_of(found.directory)
-        if problem is None:
+        if found.step <= step:
             break
-        moved.append((set_aside(found.directory), problem))
+        problem = problem_of(found.directory)
+        aside = set_aside(found.directory, damaged=problem is not None)
+        moved.append((aside, problem or f"the run goes on after step {step}, on another course"))
     return moved
 
 
-def set_aside(directory: Path) -> Path:
-    """Rename a directory that is no checkpoint, so that its name is free and its content still there."""
-    aside = directory.with_name(f"damaged-{directory.name}-{secrets.token_hex(4)}")
+def set_all_aside(output: Path) -> list[tuple[Path, str]]:
+    """Rename all checkpoints, for a run that begins again."""
+    return set_later_aside(output, -1)
+
+
+def remove_superseded(output: Path) -> bool:
+    """Remove whole checkpoints of courses that were left, for the sake of room; whether there were any."""
+    found = list(checkpoints_directory(output).glob("superseded-step-*"))
+    for directory in found:
+        shutil.rmtree(directory, ignore_errors=True)
+    return bool(found)
+
+
+def set_aside(directory: Path, *, damaged: bool = True) -> Path:
+    """Rename a directory, so that its name is free and its content still there."""
+    word = "damaged" if damaged else "superseded"
+    aside = directory.with_name(f"{word}-{directory.name}-{secrets.token_hex(4)}")
     reached("rename", aside)
     directory.rename(aside)
     sync_directory(aside.parent)

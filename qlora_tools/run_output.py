@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkpoints import checkpoints_directory, remove_leftovers
+from .checkpoints import checkpoints, checkpoints_directory, remove_leftovers
 from .errors import DiskSpaceError, MachineError, UsageError
 
 METRICS_FILE = "metrics.jsonl"
@@ -64,7 +64,7 @@ def prepare_output(directory: Path, *, overwrite: bool) -> None:
     check_output(directory, overwrite=overwrite)
     for name in (METRICS_FILE, SAMPLES_FILE, DATA_REPORT_FILE, RESULT_FILE, BAD_STEP_FILE):
         (directory / name).unlink(missing_ok=True)
-    if checkpoints_directory(directory).exists():
+    if checkpoints(directory):
         shutil.rmtree(checkpoints_directory(directory))
 
 

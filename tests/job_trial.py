@@ -14,6 +14,7 @@ from typing import Any
 from qlora_tools.checkpoints import write_checkpoint
 from qlora_tools.errors import DataError, RunStopped
 from qlora_tools.events import Listener, RunEvent, StopAsked
+from qlora_tools.going_on import STATE_FILE
 from qlora_tools.jobs import launch, runner
 from qlora_tools.jobs.layout import AttemptFolder, JobFolder
 
@@ -29,23 +30,24 @@ def work(job: JobFolder, attempt: AttemptFolder, stop: StopAsked, on_event: List
         raise DataError("The rows are wrong.", next_step="Mend them.")
     if kind == "bug":
         raise ZeroDivisionError(f"a bug with {os.environ.get('HF_TOKEN')}")
-    output = Path(config["output"]["directory"])
     first = int(Path(request["resume_from"]).name.split("-")[1]) if request["resume_from"] else 0
     for step in range(first + 1, steps + 1):
         if stop() and kind != "deaf":
-            checkpoint = _checkpoint(output, step - 1, on_event)
+            checkpoint = _checkpoint(config, step - 1, on_event)
             raise RunStopped(step - 1, checkpoint)
         time.sleep(0.05)
         if kind == "saving" and step % 5 == 0:
-            _checkpoint(output, step, on_event)
+            _checkpoint(config, step, on_event)
         values = {"step": step, "planned_steps": steps, "loss": 1 / step, "tokens_per_second": 10.0}
         on_event(RunEvent("metrics", "", {**values, "peak_allocated_bytes": 2**20}))
     return {"steps": steps, "planned_steps": steps, "from": first, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
-def _checkpoint(output: Path, step: int, on_event: Listener) -> Path:
+def _checkpoint(config: Mapping[str, Any], step: int, on_event: Listener) -> Path:
+    output = Path(config["output"]["directory"])
     directory = output / "checkpoints" / f"step-{step}"
-    write_checkpoint(output, step, lambda directory: None)
+    state = json.dumps({"identity": {"config": config}})
+    write_checkpoint(output, step, lambda partial: (partial / STATE_FILE).write_text(state))
     on_event(RunEvent("checkpoint", str(directory), {"step": step}))
     return directory
 

@@ -7,9 +7,15 @@ looked at and mended for; first answers right, and any answer given:
     held    39 and 42 of 69    many complaints in words, which missed most
     held-2  13 and 14 of 34    after mending for the first, from unusual threads
     held-3  11 and 14 of 21    after mending for both
+    held-4  59 and 65 of 88    some searched by the names of errors, which is easier
+    held-5  32 and 39 of 57    after more exact messages: they do not carry over
+    held-6  21 and 28 of 40    after families of messages; many are cut off before the message
+    held-7  20 and 24 of 31    after families and frames
+    held-8   3 and  3 of 16    after all of them: comments in words, and texts cut off before any message
 
-Four labels were made more exact afterwards, where a new entry told the cause better. Names in paths are replaced. The tests
-below run on all of them, mended, so that they say nothing of texts that nobody has seen.
+Four labels were made more exact afterwards, where a new entry told the cause better. Some texts of the last five rounds are
+counted as missed and not kept, as their label was as doubtful as the answer. Names in paths are replaced. The tests below run
+on all of the others, mended, so that they say nothing of texts that nobody has seen.
 """
 
 import io
@@ -31,6 +37,9 @@ from qlora_tools.doctor import changed_config, diagnose
 from qlora_tools.doctor.failures import FAILURES
 from qlora_tools.doctor.log_text import read_log
 from qlora_tools.guide import topics
+from qlora_tools.jobs.layout import JobFolder, Workspace
+
+from .finished_jobs import write_finished_jobs
 
 LOGS = sorted((Path(__file__).parent / "error_logs").glob("*.txt"))
 Output = pytest.CaptureFixture[str]
@@ -50,8 +59,8 @@ def config_with(**training: Any) -> RunConfig:
 
 
 def first(text: str, config: RunConfig | None = None) -> str:
-    findings = diagnose(text, config=config).findings
-    return findings[0].id if findings else "nothing"
+    report = diagnose(text, config=config)
+    return report.findings[0].id if report.recognised else "nothing"
 
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
@@ -65,7 +74,7 @@ def test_a_real_text_gives_its_failure_first_with_the_line_that_tells_it(path: P
 
 def test_the_texts_are_many_and_of_many_kinds() -> None:
     kinds = Counter(told(path)[0] for path in LOGS)
-    assert len(LOGS) >= 200
+    assert len(LOGS) >= 400
     assert len(kinds) >= 70
     assert kinds.keys() <= FAILURES.keys()
 
@@ -211,6 +220,58 @@ def test_a_healthy_log_gives_no_cause() -> None:
     assert (report.recognised, report.findings, report.patch) == (False, [], None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  File 'views.py', line 4\nAttributeError: 'AnonymousUser' object has no attribute 'basket'",
+        "  File 'scrape.py', line 14, in main\n    price = float(row['price'])\nKeyError: 'price'",
+        "  File 'game.py', line 88, in update\nIndexError: list index out of range",
+        "  File 'app.py', line 51, in handler\nZeroDivisionError: division by zero",
+        "  File 'main.py', line 3\nTypeError: __init__() got an unexpected keyword argument 'timout'",
+        "  File 'bot.py', line 12\ndiscord.errors.LoginFailure: Improper access code has been passed.",
+    ],
+)
+def test_errors_of_other_fields_give_no_cause(text: str) -> None:
+    assert first(f"Traceback (most recent call last):\n{text}\n") == "nothing"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "npm ERR! code ERESOLVE\nnpm ERR! ERESOLVE unable to resolve dependency tree\nnpm ERR! Found: react@18.2.0",
+        'psycopg2.errors.UndefinedColumn: column "emial" does not exist\nLINE 1: SELECT emial FROM users',
+        "error[E0502]: cannot borrow `v` as mutable\n --> src/main.rs:6:5\nerror: aborting due to previous error",
+        "The meeting is moved to 3 pm. The answers to last week's questions are attached; the results look good.",
+        "How do I choose the LoRA rank for a 7B model? What does alpha do, and how much memory does 4-bit need?",
+    ],
+)
+def test_texts_without_a_failure_of_this_field_give_no_cause(text: str) -> None:
+    assert first(text) == "nothing"
+
+
+def test_what_a_run_survived_is_no_cause() -> None:
+    warnings = (
+        "Token indices sequence length is longer than the specified maximum sequence length for this model (9 > 8).\n"
+        "[deepspeed] OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 4294967296, reducing to 2147483648\n"
+    )
+    steps = "{'loss': 1.9, 'epoch': 0.1}\n{'loss': 1.6, 'epoch': 0.2}\n{'loss': 1.4, 'epoch': 0.3}\n"
+    assert first(warnings + steps) == "nothing"
+    assert first(steps + "OSError: [Errno 28] No space left on device\n") == "disk_full"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("训练到一半显存不足", "gpu_out_of_memory"),
+        ("微调之后模型停不下来", "never_stops"),
+        ("lora微调loss一直不下降", "loss_does_not_fall"),
+        ("训练卡住不动了", "processes_out_of_step"),
+    ],
+)
+def test_common_chinese_words_are_understood(text: str, expected: str) -> None:
+    assert first(text) == expected
+
+
 def test_complaints_are_not_read_into_a_log_with_a_traceback() -> None:
     text = "generation is slow\nTraceback (most recent call last):\n  File x\nmy.StrangeError: the moon is full\n"
     assert first(text) == "nothing"
@@ -222,6 +283,19 @@ def test_an_unknown_error_is_shown_with_its_line() -> None:
     assert not report.recognised
     assert (report.last_error, report.last_error_line) == ("my.own.StrangeError: the moon is full", 4)
     assert "line 4" in report.next_step
+    assert [(finding.id, finding.title, finding.confidence) for finding in report.findings] == [
+        ("unknown_error", "StrangeError", "possible")
+    ]
+
+
+def test_of_an_unknown_error_the_library_is_named_whose_frame_raised_it() -> None:
+    text = (
+        'Traceback (most recent call last):\n  File "/x/train.py", line 3, in <module>\n'
+        '  File "/x/lib/python3.12/site-packages/torch/nn/module.py", line 9, in forward\n'
+        "KeyError: 'wibble'\n"
+    )
+    report = diagnose(text)
+    assert (report.recognised, report.findings[0].title, report.findings[0].line) == (False, "KeyError in torch", 4)
 
 
 def test_evidence_shows_neither_secrets_nor_hidden_characters() -> None:
@@ -231,36 +305,32 @@ def test_evidence_shows_neither_secrets_nor_hidden_characters() -> None:
     assert "\u202e" not in finding.evidence and "\x1b" not in finding.evidence
 
 
-def test_a_log_of_100_mb_is_read_in_bounded_memory_and_time() -> None:
+def test_a_log_of_30_mb_is_read_in_bounded_memory_and_time() -> None:
     line = b"{'loss': 1.25, 'grad_norm': 0.5, 'learning_rate': 0.0002, 'epoch': 0.1}\n"
-    block = line * (2**20 // len(line))
-
-    class Long(io.RawIOBase):
-        """A stream of 100 blocks with an error in the 50th and one at its end."""
-
-        read_blocks = 0
-
-        def read(self, size: int = -1) -> bytes:
-            self.read_blocks += 1
-            ends = {50: b"ValueError: Target modules x not found in the base model\n", 100: b"Killed\n"}
-            return block + ends.get(self.read_blocks, b"") if self.read_blocks <= 100 else b""
-
-        def readline(self, size: int | None = -1) -> bytes:
-            return b""
-
+    half = line * (15 * 2**20 // len(line))
+    log = half + b"ValueError: Target modules x not found in the base model\n" + half + b"Killed\n"
     started = time.monotonic()
-    text = read_log(Long())  # type: ignore[arg-type]
-    assert sum(len(item.text) for item in text.lines) < 16 * 2**20
-    lines_before = 50 * (len(block) // len(line))
-    report = diagnose(Long())  # type: ignore[arg-type]
+    text = read_log(io.BytesIO(log))
+    assert sum(len(item.text) for item in text.lines) < 2 * 2**20
+    report = diagnose(io.BytesIO(log))
     assert report.findings[0].id == "target_modules_not_found"
-    assert report.findings[0].line == lines_before + 1
+    assert report.findings[0].line == half.count(b"\n") + 1
     assert time.monotonic() - started < 60
 
 
 def test_a_hostile_text_takes_no_longer() -> None:
     started = time.monotonic()
-    for piece in ("loss ", "memory ", "a" * 50, "lora same output ", "error: ", "merge worse "):
+    for piece in (
+        "loss ",
+        "memory ",
+        "a" * 50,
+        "lora same output ",
+        "error: ",
+        "merge worse ",
+        "keyerror: 'a.",
+        "missing keys lora_a ",
+        "RuntimeError: cpu ",
+    ):
         diagnose(piece * (200_000 // len(piece)))
     assert time.monotonic() - started < 30
 
@@ -325,3 +395,46 @@ def test_a_log_that_tells_nothing_gives_code_3(failed: Callable[[str], tuple[str
 def test_wrong_use_of_the_command_is_told(arguments: list[str], capsys: Output) -> None:
     assert run(["doctor", *arguments, "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["next_step"]
+
+
+@pytest.fixture
+def failed_job(tmp_path: Path) -> Callable[[str, str], JobFolder]:
+    """A job that failed, with the message of its verdict and its log."""
+
+    def write(message: str, log: str) -> JobFolder:
+        space = Workspace.at(tmp_path)
+        [job_id] = write_finished_jobs(space, 1)
+        job = space.job(job_id)
+        verdict = {"state": "failed", "exit_code": 1, "message": message, "next_step": "Mend it.", "ended": None}
+        job.attempt(1).exit_file.write_text(json.dumps(verdict), encoding="utf-8")
+        job.log_file.write_text(log, encoding="utf-8")
+        job.config_file.write_text(
+            json.dumps(config_with(micro_batch_size=4).model_dump(mode="json")), encoding="utf-8"
+        )
+        return job
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("message", "log"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory.", "ValueError: Target modules x not found in the base model\n"),
+        ("It ended.", "step 1\ntorch.OutOfMemoryError: CUDA out of memory.\n"),
+    ],
+)
+def test_a_job_is_diagnosed_by_its_message_first_with_its_own_config(
+    failed_job: Callable[[str, str], JobFolder], tmp_path: Path, capsys: Output, message: str, log: str
+) -> None:
+    job = failed_job(message, log)
+    target = tmp_path / "mended.yaml"
+    for name in (job.id, job.id[:-3], "last"):
+        assert run(["doctor", name, "--workspace", str(tmp_path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["findings"][0]["id"] == "gpu_out_of_memory"
+    assert run(["doctor", "last", "--workspace", str(tmp_path), "--apply", str(target)]) == 0
+    assert load_config(target).training.micro_batch_size == 2
+
+
+def test_a_job_that_is_not_there_is_told(tmp_path: Path, capsys: Output) -> None:
+    assert run(["doctor", "nothing", "--workspace", str(tmp_path), "--json"]) == 2
+    assert "no job 'nothing'" in json.loads(capsys.readouterr().out)["message"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlora_tools import durable
-from qlora_tools.errors import UsageError
+from qlora_tools.errors import ConfigError, UsageError
 from qlora_tools.jobs import launch, list_jobs, read_log, resume_job, stop_job
 from qlora_tools.jobs.adoption import adopt
 from qlora_tools.jobs.locks import exclusive, holder
@@ -271,3 +271,38 @@ def test_where_nothing_can_be_written_the_truth_is_told_all_the_same(
         assert not jobs.folder(job.id).attempt(1).exit_file.exists()
     assert jobs.get(job.id).state == "interrupted"
     assert jobs.folder(job.id).attempt(1).exit_file.exists()
+
+
+def test_a_job_whose_checkpoints_are_all_damaged_or_gone_begins_again_only_when_asked(jobs: Jobs) -> None:  # noqa: F811
+    job = jobs.start("saving", steps=400)
+    until(lambda: jobs.get(job.id).last_checkpoint)
+    stop_job(job.id, workspace=jobs.directory)
+    assert jobs.ended(job.id).state == "stopped"
+    kept = Path(jobs.get(job.id).output_directory) / "checkpoints"
+    for one in kept.iterdir():
+        (one / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"None of them is whole \(step-\d+: state.json has") as refused:
+        resume_job(job.id, workspace=jobs.directory)
+    assert "--from-start" in refused.value.next_step
+    kept.parent.rename(kept.parent.with_name("elsewhere"))
+    with pytest.raises(UsageError, match="is gone"):
+        resume_job(job.id, workspace=jobs.directory)
+    assert jobs.get(job.id).attempt == 1
+    again = resume_job(job.id, from_start=True, workspace=jobs.directory)
+    assert (again.attempt, again.attempts[-1].resumed_from) == (2, None)
+    stop_job(job.id, workspace=jobs.directory)
+
+
+def test_a_change_that_would_make_another_run_is_refused_before_an_attempt_is_made(jobs: Jobs) -> None:  # noqa: F811
+    job = jobs.start("saving", steps=400)
+    until(lambda: jobs.get(job.id).last_checkpoint)
+    stop_job(job.id, workspace=jobs.directory)
+    assert jobs.ended(job.id).state == "stopped"
+    with pytest.raises(ConfigError, match=r"lora\.rank: was 16 and is 4; it cannot change"):
+        resume_job(job.id, changes={"lora.rank": 4}, workspace=jobs.directory)
+    with pytest.raises(UsageError, match="keeps its output directory"):
+        resume_job(job.id, changes={"output.directory": "other"}, workspace=jobs.directory)
+    assert jobs.get(job.id).attempt == 1
+    changed = resume_job(job.id, changes={"training.learning_rate": 1e-5}, workspace=jobs.directory)
+    assert changed.attempt == 2
+    stop_job(job.id, workspace=jobs.directory)

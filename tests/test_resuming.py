@@ -232,6 +232,25 @@ def test_damaged_checkpoints_are_refused_by_name_and_moved_aside_when_an_earlier
     assert list((output / "checkpoints").glob("damaged-step-5-*"))
 
 
+def test_going_on_from_an_earlier_step_leaves_the_later_course_aside(
+    llama: Path, chat_rows: Path, config_for: Raw
+) -> None:
+    raw = config_for(llama, chat_rows, training={**STEPS, "checkpoint_every_steps": 1}, output={"keep_checkpoints": 9})
+    stopped_after(5, raw)
+    output = Path(raw["output"]["directory"])
+    slower = {**raw, "training": {**raw["training"], "learning_rate": 1e-5}}
+    stop = StopAfter(4)
+    with pytest.raises(RunStopped):
+        train(slower, resume_from=output / "checkpoints" / "step-2", stop=stop, on_event=stop.listen)
+    assert [one.step for one in checkpoints(output)] == [1, 2, 3, 4]
+    for step, rate in ((2, 1e-3), (3, 1e-5), (4, 1e-5)):
+        state = json.loads((output / "checkpoints" / f"step-{step}" / "state.json").read_text())
+        assert state["identity"]["config"]["training"]["learning_rate"] == rate
+    aside = sorted(path.name[:17] for path in (output / "checkpoints").glob("superseded-*"))
+    assert aside == ["superseded-step-3", "superseded-step-4", "superseded-step-5"]
+    assert sum("later checkpoint was moved" in event.message for event in stop.events) == 3
+
+
 def test_old_checkpoints_go_but_never_the_best_nor_the_last(llama: Path, config_for: Raw, tmp_path: Path) -> None:
     learnt = [{"prompt": f"count to {i}", "completion": " up up up up"} for i in range(12)]
     held = [{"prompt": f"count to {i}", "completion": " down down down"} for i in range(4)]

@@ -44,6 +44,7 @@ RANKS = {
     "durable": 1,
     "checkpoints": 2,
     "run_output": 3,
+    "going_on": 3,
     "requirements": 1,
     "models": 2,
     "config": 3,

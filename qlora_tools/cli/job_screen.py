@@ -1,6 +1,7 @@
 """How commands show jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from .console import stdout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _GIB = 2**30
+_SILENT_SECONDS = 60.0
 _COLUMNS = ("job", "state", "name", "step", "loss", "time", "queue")
 
 workspace_option = click.option(
@@ -26,12 +28,22 @@ workspace_option = click.option(
 )
 
 
+@contextmanager
+def only_watching() -> Iterator[None]:
+    """Ends the command with code 130 at Ctrl-C, and says that the job is left alone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nNo longer watching; the job goes on.", err=True)
+        raise click.exceptions.Exit(130) from None
+
+
 def line_of(status: JobStatus) -> str:
     """A job in one line, as it stands now."""
     if status.state == "queued":
         return f"{status.id} waits, place {status.queue_position}: {visible_text(status.waiting_for or '')}"
-    course = _course(status)
-    return f"{status.id} {status.state} · {course}" if course else f"{status.id} {status.state}"
+    words = (f"{status.id} {status.state}", _course(status), _silence(status))
+    return " · ".join(word for word in words if word)
 
 
 def _course(status: JobStatus) -> str:
@@ -76,7 +88,11 @@ def _time(job: JobStatus) -> str:
 
 
 def _ago(moment: str) -> str:
-    return duration_words(max(0.0, now() - datetime.fromisoformat(moment).timestamp()))
+    return duration_words(_seconds_since(moment))
+
+
+def _seconds_since(moment: str) -> float:
+    return max(0.0, now() - datetime.fromisoformat(moment).timestamp())
 
 
 def show_status(status: JobStatus) -> None:
@@ -98,7 +114,16 @@ def _state(status: JobStatus) -> str:
     words = status.state if status.queue_position is None else f"{status.state}, place {status.queue_position}"
     words += f", attempt {status.attempt}" if status.attempt > 1 else ""
     moment = status.ended or status.started or status.created
-    return f"{words} ({_ago(moment)} ago)" if moment else words
+    words += f" ({_ago(moment)} ago)" if moment else ""
+    return ", ".join(word for word in (words, _silence(status)) if word)
+
+
+def _silence(status: JobStatus) -> str:
+    """How old the progress of a running job is; nothing while it tells of itself, every few seconds."""
+    if status.state not in ("starting", "running", "stopping") or status.updated is None:
+        return ""
+    seconds = _seconds_since(status.updated)
+    return f"last told {seconds / 60:.0f} min ago" if seconds > _SILENT_SECONDS else ""
 
 
 def _needed(status: JobStatus) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .console import json_option, print_json
-from .job_screen import workspace_option
+from .job_screen import only_watching, workspace_option
 
 _FOLLOW_SECONDS = 0.5
 
@@ -20,7 +20,7 @@ _FOLLOW_SECONDS = 0.5
 def command(job: str, lines: int, follow: bool, workspace: Path | None, as_json: bool) -> None:
     """Show the log of a job: what its process wrote, tracebacks too, without secrets and control characters.
 
-    JOB is an id, the beginning of one, or `last`.
+    JOB is an id, the beginning of one, a name, or `last`.
 
     \b
       qlora logs last
@@ -31,8 +31,9 @@ def command(job: str, lines: int, follow: bool, workspace: Path | None, as_json:
 
     part = read_log(job, lines=lines, workspace=workspace)
     if follow and not as_json:
-        click.echo(part.text, nl=False)
-        _follow(part.id, part.next_byte, workspace)
+        with only_watching():
+            click.echo(part.text, nl=False)
+            _follow(part.id, part.next_byte, workspace)
         return
     print_json(part.model_dump(mode="json")) if as_json else click.echo(part.text, nl=False)
 

@@ -8,7 +8,7 @@ import click
 
 from ..jobs import JobStatus
 from .console import json_option, print_json
-from .job_screen import line_of, show_status, workspace_option
+from .job_screen import line_of, only_watching, show_status, workspace_option
 
 _FOLLOW_SECONDS = 1.0
 
@@ -22,20 +22,22 @@ _FOLLOW_SECONDS = 1.0
 def command(job: str, follow: bool, wait_seconds: float, workspace: Path | None, as_json: bool) -> None:
     """Show one job: its state, how far it is, what it waits for, how it ended, and what to do next.
 
-    JOB is an id, the beginning of one, or `last` for the newest.
+    JOB is an id, the beginning of one, a name, or `last` for the newest.
 
     \b
       qlora status last
       qlora status job-k3 --follow
       qlora status last --wait 600 --json
 
-    A wait that runs out is no error. Exit codes: 0 the job was found, whatever its state; 2 it was not.
+    A wait that runs out is no error, and Ctrl-C leaves the job alone. Exit codes: 0 the job was found, whatever its
+    state; 2 it was not; 130 Ctrl-C.
     """
     from ..jobs import get_job
 
-    status = get_job(job, wait_seconds=wait_seconds, workspace=workspace)
-    if follow:
-        status = _followed(status, workspace)
+    with only_watching():
+        status = get_job(job, wait_seconds=wait_seconds, workspace=workspace)
+        if follow:
+            status = _followed(status, workspace)
     print_json(status.model_dump(mode="json")) if as_json else show_status(status)
 
 

@@ -17,7 +17,7 @@ from .job_screen import show_status, workspace_option
 def command(job: str, cancel: bool, now: bool, workspace: Path | None, as_json: bool) -> None:
     """Ask a job to end. It writes a checkpoint first, from which `qlora resume` goes on.
 
-    JOB is an id, the beginning of one, or `last`. A job that waits ends at once; one that has ended is left as it is.
+    JOB is an id, the beginning of one, a name, or `last`. A job that waits ends at once; one that has ended is left as it is.
     The command does not wait for the checkpoint: `qlora status JOB --wait 60` does.
 
     \b

@@ -41,8 +41,9 @@ def command(
       data: {path: rows.jsonl}
       output: {directory: out}
 
-    Ctrl-C asks: detach, stop with a checkpoint, or continue. Without a terminal it stops with a checkpoint, and a
-    second Ctrl-C ends the run at once. `qlora resume last` goes on from the checkpoint.
+    Ctrl-C asks: detach (Enter and Ctrl-D do that too), stop with a checkpoint (Ctrl-C again), or continue. SIGTERM, and
+    Ctrl-C without a terminal, stop with a checkpoint. One more after that ends the run at once. `qlora resume last`
+    goes on from the checkpoint.
 
     Exit codes: 0 trained (or detached), 2 wrong usage, config, data or model, 3 the data is not ready or the result
     failed its check, 4 this machine cannot, 130 stopped, 1 a bug or the run was killed.

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ..untrusted import visible_text
 from .vocabulary import in_english
 
-_BLOCK_BYTES = 2**18
+_BLOCK_BYTES = 2**17
 _HEAD_BLOCKS, _MARKED_BLOCKS, _TAIL_BLOCKS = 2, 4, 4
 _MARKS = (b"Traceback (most recent call last)", b"Error: ", b"ERROR", b"Killed", b": nan")
 _LINE_CHARACTERS = 2000

@@ -84,6 +84,7 @@ class TrainingLoop:
             every_steps=training.checkpoint_every_steps,
             on_event=fit.on_event,
         )
+        self._saver.before = self._metrics.sync
         # What the first step begins with: an optimiser that lacks memory may leave the weights half changed.
         keeps = fit.hardware.kind == "cuda" and start is None
         self._first_weights = (
@@ -207,7 +208,6 @@ class TrainingLoop:
         """The checkpoint of the last whole step, saved now unless it is; None before the first step."""
         if self._fit.throw_away or keeper.loop is None or keeper.loop.step == 0:
             return self._saver.last
-        self._metrics.sync()
         return self._saver.save(keeper.state())
 
     def _go_on_smaller(self, lack: _Lack) -> None:
@@ -269,9 +269,10 @@ class TrainingLoop:
         return CheckFailed(
             f"{bad.what[0].upper()}{bad.what[1:]} at step {bad.step}; no adapter was written, and the step was not applied. "
             f"{kept}; the rows of the step (rows {shown}) are in {path}.",
-            next_step="Lower training.learning_rate to a third, raise training.warmup_fraction, lower "
-            "training.max_gradient_norm, or use quantization.compute_dtype: bfloat16 or float32. If it comes back: look at "
-            "these rows, lower lora.rank or set lora.target_modules: attention, or quantization.kind: int8 instead of nf4.",
+            next_step="Resume with a third of training.learning_rate, more training.warmup_fraction, a lower "
+            "training.max_gradient_norm, or quantization.compute_dtype: bfloat16 or float32. If it comes back, look at these "
+            "rows. A new run, not this one, can have a lower lora.rank, lora.target_modules: attention, or "
+            "quantization.kind: int8 instead of nf4.",
         )
 
     def _put_best(self, last: int) -> int:

@@ -6,63 +6,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import checkpoints_directory, require_complete, set_partial_aside
+from ..checkpoints import require_complete, set_later_aside
 from ..config import RunConfig
-from ..errors import ConfigError, ConfigProblem, UsageError
+from ..errors import UsageError
 from ..events import Listener, RunEvent
+from ..going_on import require_of_output, require_same_config
 from ..models.reference import ResolvedModel
 from .micro_batches import first_cut
 from .record import config_hash
 from .training_state import TrainingState, load_state
 
-# What neither the adapter's shape nor the order of rows depends on.
-CHANGEABLE = frozenset(
-    {
-        "model.attention_implementation",
-        "quantization.compute_dtype",
-        "lora.dropout",
-        "data.check",
-        "training.epochs",
-        "training.max_steps",
-        "training.gradient_checkpointing",
-        "training.learning_rate",
-        "training.schedule",
-        "training.warmup_fraction",
-        "training.weight_decay",
-        "training.max_gradient_norm",
-        "training.evaluation_every_steps",
-        "training.evaluation_samples",
-        "training.checkpoint_every_steps",
-        "training.early_stopping_patience",
-        "training.keep_best",
-        "training.log_every_steps",
-        "training.smoke_generation",
-        "training.tracking",
-        "output.directory",
-        "output.overwrite",
-        "output.keep_checkpoints",
-    }
-)
 _SIZES = ("micro_batch_size", "gradient_accumulation_steps")
 Opened = tuple[TrainingState, dict[str, Any]]
 
 
-def open_checkpoint(directory: Path, output: Path, on_event: Listener) -> Opened:
-    """The state in the checkpoint `directory` of the run in `output`; damaged ones above it are moved aside, and told.
+def open_checkpoint(directory: Path, output: Path) -> Opened:
+    """The state in the checkpoint `directory` of the run in `output`.
 
     Raises `UsageError` where it is not complete or belongs to another output directory.
     """
-    directory = directory.absolute()
-    if directory.parent != checkpoints_directory(output):
-        raise UsageError(
-            f"{directory} is not a checkpoint of the run in {output}.",
-            next_step=f"Take one of {checkpoints_directory(output)}, or set output.directory to that of the checkpoint.",
-        )
+    require_of_output(directory, output)
     require_complete(directory)
-    for aside, problem in set_partial_aside(output):
-        on_event(RunEvent("note", f"A checkpoint that is not whole was moved to {aside}: {problem}."))
-    on_event(RunEvent("note", f"Going on from {directory}."))
     return load_state(directory)
+
+
+def leave_other_branches(output: Path, start: TrainingState, on_event: Listener) -> None:
+    """Move aside what stands above the step to go on from: it is damaged, or belongs to a course that is left."""
+    for aside, problem in set_later_aside(output, start.loop.step):
+        on_event(RunEvent("note", f"A later checkpoint was moved to {aside}: {problem}."))
+    on_event(RunEvent("note", f"Going on after step {start.loop.step}."))
 
 
 def ordered_as(opened: Opened | None, config: RunConfig) -> RunConfig:
@@ -93,7 +65,7 @@ def same_run(opened: Opened | None, identity: Mapping[str, Any]) -> TrainingStat
     if opened is None:
         return None
     state, earlier = opened
-    _require_same_config(earlier["config"], identity["config"])
+    require_same_config(earlier["config"], identity["config"])
     for name, what in (("base_config_sha256", "base model"), ("rows_sha256", "training data")):
         if earlier[name] != identity[name]:
             raise UsageError(
@@ -101,14 +73,3 @@ def same_run(opened: Opened | None, identity: Mapping[str, Any]) -> TrainingStat
                 next_step=f"Put the earlier {what} back, or start a new run.",
             )
     return state
-
-
-def _require_same_config(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    problems = []
-    for part, values in now.items():
-        for name, value in values.items():
-            field, was = f"{part}.{name}", earlier.get(part, {}).get(name, value)
-            if was != value and field not in CHANGEABLE:
-                problems.append(ConfigProblem(field, f"was {was} and is {value}; it cannot change when a run goes on"))
-    if problems:
-        raise ConfigError(problems, source="for this checkpoint")

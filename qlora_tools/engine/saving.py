@@ -2,11 +2,11 @@
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import checkpoints_directory, last_complete, prune
+from ..checkpoints import checkpoints_directory, last_complete, prune, remove_superseded
 from ..disk import DISK_FULL
 from ..errors import DiskSpaceError
 from ..events import Listener, RunEvent
@@ -28,7 +28,8 @@ class CheckpointSaver:
         self._on_event = on_event
         self._saved_at = time.monotonic()
         self.last: Path | None = None
-        self.seconds = 0.0
+        # What must be on the disk before a checkpoint is: the metrics of the steps before it.
+        self.before: Callable[[], None] = lambda: None
 
     def is_due(self, step: int) -> bool:
         """Whether the state after `step` is to be kept: every so many steps, else every ten minutes."""
@@ -45,10 +46,10 @@ class CheckpointSaver:
         if self.last is not None and self.last == self.place_of(step):
             return self.last
         began = time.monotonic()
+        self.before()
         self.last = self._saved(state)
         prune(self._output, keep=self._keep, best_step=state.best.step)
         self._saved_at = time.monotonic()
-        self.seconds += self._saved_at - began
         self._on_event(RunEvent("checkpoint", str(self.last), {"step": step, "seconds": self._saved_at - began}))
         return self.last
 
@@ -65,6 +66,7 @@ class CheckpointSaver:
         except DiskSpaceError:
             pass
         # Room for one more may be found among the old ones.
+        remove_superseded(self._output)
         prune(self._output, keep=1, best_step=state.best.step)
         try:
             return save_state(state, self._output, self._identity)

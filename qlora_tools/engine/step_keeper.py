@@ -94,6 +94,7 @@ class StepKeeper(TrainerCallback):
         else:
             start.put(trainer)
             self.loop = start.loop
+            self._norms.known = start.loop.usual_norm
         for phase, trial in self._trials:
             self.phase = phase
             trial(self.loop)
@@ -173,6 +174,7 @@ class StepKeeper(TrainerCallback):
             tokens=int(trainer._total_train_tokens),
             window_metrics={} if logs else {name: list(values) for name, values in trainer._metrics["train"].items()},
             evaluation_due=evaluates,
+            usual_norm=self._norms.known,
         )
 
     def _save_if_due(self) -> None:
@@ -189,19 +191,19 @@ class _UsualNorm:
     """A slow mean of the logarithm of gradient norms: what is usual in this run."""
 
     def __init__(self) -> None:
-        self._mean = 0.0
-        self._seen = 0
+        self.known = (0.0, 0)
 
     @property
     def usual(self) -> float:
-        return math.exp(self._mean)
+        """The usual norm."""
+        return math.exp(self.known[0])
 
     def is_explosion(self, norm: float) -> bool:
         """Whether `norm` is far out of the usual; remembers it where it is not."""
         if not math.isfinite(norm) or norm <= 0:
             return False
-        if self._seen >= _STEPS_TO_KNOW and norm > _LEAST_EXPLODED_NORM and norm > _EXPLOSION * self.usual:
+        mean, seen = self.known
+        if seen >= _STEPS_TO_KNOW and norm > _LEAST_EXPLODED_NORM and norm > _EXPLOSION * self.usual:
             return True
-        self._seen += 1
-        self._mean += (math.log(norm) - self._mean) / min(self._seen, 100)
+        self.known = (mean + (math.log(norm) - mean) / min(seen + 1, 100), seen + 1)
         return False

@@ -41,7 +41,7 @@ from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer, read_config
 from .output import publish_adapter, require_finite
 from .record import AdapterRecord, config_hash, text_hash
-from .resuming import cut_as, open_checkpoint, ordered_as, run_identity, same_run
+from .resuming import cut_as, leave_other_branches, open_checkpoint, ordered_as, run_identity, same_run
 from .smoke import smoke_generation
 
 
@@ -75,7 +75,7 @@ def train(
         if resume_from is None:
             check_output(output, overwrite=config.output.overwrite)
         check_writable(output)
-        opened = None if resume_from is None else open_checkpoint(resume_from, output, on_event)
+        opened = None if resume_from is None else open_checkpoint(resume_from, output)
         asked, config = config, ordered_as(opened, config)
         resolved = resolve_model(reference)
         on_event(RunEvent("phase", "Reading and tokenising rows"))
@@ -160,6 +160,8 @@ def _write_settings(config: RunConfig, data: "_Data", fit: Fit) -> None:
     """The first files of a run; a resumed one keeps what is there of the others."""
     if fit.start is None:
         prepare_output(fit.output, overwrite=config.output.overwrite)
+    else:
+        leave_other_branches(fit.output, fit.start, fit.on_event)
     replace_file(fit.output / CONFIG_FILE, dump_config(config, complete=True).encode())
     replace_file(fit.output / DATA_REPORT_FILE, (data.report.model_dump_json(indent=2) + "\n").encode())
 

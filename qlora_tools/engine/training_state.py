@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from ..checkpoints import write_checkpoint
 from ..durable import as_json
 from ..errors import DiskSpaceError
+from ..going_on import STATE_FILE
 from .optimizer_state import ParameterStates, from_tensors, put_optimizer, take_optimizer, to_tensors
 from .output import full_disk_as_oserror
 from .random_state import RandomState
 
-STATE_FILE, WEIGHTS_FILE, OPTIMIZER_FILE = "state.json", "adapter.safetensors", "optimizer.safetensors"
+WEIGHTS_FILE, OPTIMIZER_FILE = "adapter.safetensors", "optimizer.safetensors"
 # What must stay free beside a checkpoint: logs, metrics, and the adapter's tokenizer.
 _SPARE_BYTES = 64 * 2**20
 
@@ -50,7 +51,8 @@ class BestEvaluation:
 class LoopState:
     """Where the loop stands after `step`: sums that the next log needs, and the random state of that moment.
 
-    `window_loss` is the sum of losses since step `last_logged`, a tensor on the device until it is saved.
+    `window_loss` is the sum of losses since step `last_logged`, a tensor on the device until it is saved. `usual_norm` is
+    the mean of the logarithms of gradient norms, and of how many.
     """
 
     step: int
@@ -60,6 +62,7 @@ class LoopState:
     tokens: int = 0
     window_metrics: Mapping[str, list[float]] = field(default_factory=dict)
     evaluation_due: bool = False
+    usual_norm: tuple[float, int] = (0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def save_state(state: TrainingState, output: Path, identity: Mapping[str, Any]) 
             "tokens": loop.tokens,
             "window_metrics": {name: list(values) for name, values in loop.window_metrics.items()},
             "evaluation_due": loop.evaluation_due,
+            "usual_norm": list(loop.usual_norm),
         },
         "random": loop.random.scalars(),
         "optimizer": numbers,
@@ -167,7 +171,10 @@ def load_state(directory: Path) -> tuple[TrainingState, dict[str, Any]]:
     tensors = load_file(directory / OPTIMIZER_FILE)
     random_names = [name for name in tensors if name.startswith("rng.")]
     random = RandomState.from_parts({name: tensors.pop(name) for name in random_names}, described["random"])
-    loop = LoopState(random=random, window_loss=tensors.pop("window_loss"), **described["loop"])
+    mean, seen = described["loop"].pop("usual_norm")
+    loop = LoopState(
+        random=random, window_loss=tensors.pop("window_loss"), usual_norm=(mean, seen), **described["loop"]
+    )
     state = TrainingState(
         loop,
         load_file(directory / WEIGHTS_FILE),
@@ -189,8 +196,9 @@ def require_space(output: Path, needed: int) -> None:
     """Raise `DiskSpaceError` unless a checkpoint of `needed` bytes fits beside what must stay free."""
     free = shutil.disk_usage(output).free
     if free < needed + _SPARE_BYTES:
+        size = f"{needed / 2**20:.0f} MiB" if needed >= 2**20 else "less than 1 MiB"
         raise DiskSpaceError(
-            f"A checkpoint of {needed / 2**20:.0f} MiB does not fit: {free / 2**20:.0f} MiB are free at {output}, and "
+            f"A checkpoint of {size} does not fit: {free / 2**20:.0f} MiB are free at {output}, and "
             f"{_SPARE_BYTES / 2**20:.0f} MiB must stay free.",
             next_step="Free space there, then resume.",
         )

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.2
 
 
 def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = None) -> JobStatus:
-    """The status of a job by its id, the beginning of one, or `last`; waits up to `wait_seconds` for its end.
+    """The status of a job by its id, the beginning of one, its name, or `last`; waits up to `wait_seconds` for its end.
 
     A wait that runs out is no error: the status tells how far it is. Raises `UsageError` for an unknown id.
     """
@@ -64,7 +64,10 @@ def read_log(job_id: str, *, lines: int | None = None, since_byte: int = 0, work
 
 
 def find_job(space: Workspace, job_id: str) -> str:
-    """The full id that `job_id` means. Raises `UsageError` naming the nearest where none or several do."""
+    """The full id that `job_id` means: an id, `last`, the beginning of one id, or the newest job of that name.
+
+    Raises `UsageError` naming the nearest where none or several do.
+    """
     if _ID.fullmatch(job_id) and space.job(job_id).path.is_dir():
         return job_id
     try:
@@ -76,7 +79,15 @@ def find_job(space: Workspace, job_id: str) -> str:
     meant = [name for name in present if name.startswith((job_id, f"job-{job_id}"))] if job_id else []
     if len(meant) == 1:
         return meant[0]
+    if not meant and (named := _named(space, job_id, present)):
+        return named[0]
     raise _unknown(space, job_id, meant, present)
+
+
+def _named(space: Workspace, name: str, present: list[str]) -> list[str]:
+    """The ids of the jobs with that name, the newest first."""
+    everything = listed(space, (), None).jobs if present and name else []
+    return [job.id for job in everything if job.name == name]
 
 
 def status_of(space: Workspace, job_id: str) -> JobStatus:

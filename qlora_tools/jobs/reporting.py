@@ -11,7 +11,7 @@ from ..progress.line import status_line
 from ..progress.pace import Pace
 from .causes import memory_kills
 from .clock import stamp
-from .facts import Document
+from .facts import Document, read_document
 from .hiding import hidden_secrets
 from .layout import AttemptFolder, JobFolder
 from .turns import write_status
@@ -71,6 +71,21 @@ class Reporter:
             self._changed, self._urgent, self._written = False, False, time.monotonic()
             write_status(self._job, document)
 
+    def tell_begin(self) -> None:
+        """Let the log say which attempt begins, and from where."""
+        number = self._attempt.number
+        _say(
+            "; ".join(_beginning(number, read_document(self._attempt.request_file) or {}, self._verdict_before(number)))
+        )
+
+    def tell_end(self, document: Document) -> None:
+        """Let the log say how the attempt ended."""
+        _say(f"Attempt {self._attempt.number} {document.get('state')}: {document.get('message')}")
+        _say(f"Next: {document.get('next_step')}")
+
+    def _verdict_before(self, number: int) -> Document:
+        return (read_document(self._job.attempt(number - 1).exit_file) or {}) if number > 1 else {}
+
     @property
     def last_checkpoint(self) -> str | None:
         """The newest checkpoint that the run told of."""
@@ -127,11 +142,29 @@ class Reporter:
     def _log(self, event: RunEvent) -> None:
         if event.kind in ("phase", "note", "warning", "checkpoint"):
             word = "" if event.kind in ("phase", "note") else f"{event.kind}: "
-            print(f"[{stamp()}] {word}{event.message}", flush=True)
+            _say(f"{word}{event.message}")
         elif event.kind == "metrics" and time.monotonic() - self._logged >= _LOG_SECONDS:
             self._logged = time.monotonic()
             shown = {name: value for name, value in event.values.items() if _is_number(value)}
-            print(f"[{stamp()}] {status_line(shown)}", flush=True)
+            _say(status_line(shown))
+
+
+def _say(text: str) -> None:
+    """Lines of the log with the time, which tells them from what libraries write."""
+    for line in text.splitlines():
+        print(f"[{stamp()}] {line}", flush=True)
+
+
+def _beginning(number: int, request: Document, before: Document) -> list[str]:
+    words = [f"Attempt {number} begins"]
+    if before.get("state"):
+        # A run that was killed could not write this itself.
+        words.append(f"attempt {number - 1} ended as {before['state']}")
+    if number > 1:
+        words.append(f"from {request.get('resume_from') or 'the start'}")
+    if changes := request.get("changes"):
+        words.append("with changes: " + ", ".join(f"{name}={value}" for name, value in changes.items()))
+    return words
 
 
 def _is_number(value: object) -> bool:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
-from ..checkpoints import last_complete, require_complete
+from ..checkpoints import checkpoints_directory, last_complete, require_complete, unusable_checkpoints
 from ..disk import disk_errors
 from ..errors import UsageError
-from ..run_output import RESULT_FILE, check_writable
+from ..going_on import config_of, require_of_output, require_same_config
+from ..run_output import check_writable
 from .adoption import active_tickets, adopt, ensure_ticket
 from .facts import Document, JobFacts, read_document
 from .launch import relaunch
@@ -29,14 +30,17 @@ def resume_job(
     job_id: str,
     *,
     from_checkpoint: Path | None = None,
+    from_start: bool = False,
     changes: Mapping[str, Any] | None = None,
     workspace: Path | None = None,
 ) -> JobStatus:
     """Start the next attempt of a stopped, interrupted or failed job, from its last complete checkpoint or the given one.
 
-    `changes` are dotted config fields. A job that has no checkpoint begins again. One that somebody else has resumed in
-    this moment is returned as it is. Raises `UsageError` for an unknown id, a job that runs, succeeded or was cancelled,
-    and a checkpoint that is not whole, `ConfigError` for changes that are no config.
+    `changes` are dotted config fields. A job that never had a checkpoint begins again; one that had some only with
+    `from_start`, which moves them aside. A job that somebody else has resumed in this moment is returned as it is.
+
+    Raises `UsageError` for an unknown id, a job that runs, succeeded or was cancelled, and where no checkpoint is whole,
+    `ConfigError` for changes that are no config or would make another run of it.
     """
     space = Workspace.at(workspace)
     adopt(space)
@@ -45,7 +49,10 @@ def resume_job(
     if facts is None:
         return status_of(space, job.id)
     _require_resumable(job.id, state_of(facts.last))
-    request = _request(job, facts, from_checkpoint, dict(changes or {}))
+    if from_start and from_checkpoint is not None:
+        raise UsageError("A checkpoint and the start are both asked for.", next_step="Name one of them.")
+    checkpoint = None if from_start else _checkpoint(facts, from_checkpoint)
+    request = _request(job, facts, checkpoint, dict(changes or {}))
     with disk_errors(job.path, left="the job stays as it was"), exclusive(space.queue_lock):
         check_output_is_free(space, facts.plan.get("output_directory", ""), except_job=job.id)
         _begin(space, job, facts.last.number + 1, {**request_document(space), **request})
@@ -68,24 +75,51 @@ def _require_resumable(job_id: str, state: str) -> None:
 _ENDED = {"succeeded": "has succeeded", "cancelled": "was cancelled"}
 
 
-def _request(job: JobFolder, facts: JobFacts, chosen: Path | None, changes: Document) -> Document:
-    """What the next attempt is to do differently; changes of earlier attempts still hold."""
+def _checkpoint(facts: JobFacts, chosen: Path | None) -> Path | None:
+    """The checkpoint to go on from: the chosen one, else the last that is whole; None where there never was one."""
     output = Path(facts.plan.get("output_directory", ""))
-    checkpoint = chosen if chosen is not None else last_complete(output)
     if chosen is not None:
+        require_of_output(chosen, output)
         require_complete(chosen)
+        return chosen
+    last = last_complete(output)
+    if last is None:
+        _require_none_lost(facts, output)
+    return last
+
+
+def _require_none_lost(facts: JobFacts, output: Path) -> None:
+    """A job that had checkpoints must not begin again in silence: its disk may be elsewhere, or be mended."""
+    broken = [f"{directory.name}: {problem}" for directory, problem in unusable_checkpoints(output)]
+    told = [attempt.exit.get("checkpoint") for attempt in facts.attempts if attempt.exit]
+    had = next((one for one in [*reversed(told), facts.status.get("last_checkpoint")] if one), None)
+    if not broken and had is None:
+        return
+    what = f"None of them is whole ({'; '.join(broken)})" if broken else f"{had} is gone"
+    raise UsageError(
+        f"The job {facts.id} had checkpoints in {checkpoints_directory(output)}. {what}.",
+        next_step="Bring one back (is the directory moved, or its disk not mounted?), or begin again, with what is there "
+        f"moved aside: qlora resume {facts.id} --from-start",
+    )
+
+
+def _request(job: JobFolder, facts: JobFacts, checkpoint: Path | None, changes: Document) -> Document:
+    """What the next attempt is to do differently; changes of earlier attempts still hold."""
+    fixed = sorted({"output.directory", "output.overwrite"} & changes.keys())
+    if fixed:
+        raise UsageError(
+            f"{fixed[0]} cannot change: a job keeps its output directory.", next_step="Start a new job with `qlora train`."
+        )
+    check_writable(Path(facts.plan.get("output_directory", "")))
     changes = {**facts.last.request.get("changes", {}), **changes}
-    if checkpoint is None and _is_unfinished(output):
-        # What a run without a checkpoint left is this job's own, and worth nothing.
-        changes["output.overwrite"] = True
-    check_writable(output)
-    with_changes(read_document(job.config_file) or {}, changes)
-    return {"resume_from": None if checkpoint is None else str(checkpoint), "changes": changes}
-
-
-def _is_unfinished(output: Path) -> bool:
-    finished = (output / RESULT_FILE).exists() or (output / "adapter").exists()
-    return output.is_dir() and not finished
+    config = with_changes(read_document(job.config_file) or {}, changes)
+    if checkpoint is not None:
+        require_same_config(config_of(checkpoint), config.model_dump(mode="json"))
+    return {
+        "resume_from": None if checkpoint is None else str(checkpoint),
+        "begin_again": checkpoint is None,
+        "changes": changes,
+    }
 
 
 def _begin(space: Workspace, job: JobFolder, number: int, request: Document) -> None:

@@ -81,6 +81,7 @@ class Ending:
         return self._wished or self._signal is not None
 
     def __enter__(self) -> "Ending":
+        self.reporter.tell_begin()
         self.reporter.write_status()
         return self
 
@@ -111,11 +112,13 @@ class Ending:
         document = _without_secrets(document)
         for attempt in range(_VERDICT_TRIES):
             try:
-                self.exit_code = int(write_verdict(self._attempt, document)["exit_code"])
+                stands = write_verdict(self._attempt, document)
             except OSError as error:
                 print(f"The verdict cannot be written ({error.strerror}), try {attempt + 1}", flush=True)
                 time.sleep(1)
             else:
+                self.exit_code = int(stands["exit_code"])
+                self.reporter.tell_end(stands)
                 return
 
     def _wishes(self) -> AttemptFacts:
@@ -162,7 +165,9 @@ def _of_an_error(error: BaseException, checkpoint: str | None, job_id: str) -> D
     if isinstance(error, QloraError):
         told = error.as_dict()
         step = error.next_step
-        if checkpoint:
+        if checkpoint and "resume" in step.lower():
+            step += f" The command is `qlora resume {job_id}`, with NAME=VALUE for changes."
+        elif checkpoint:
             step += f" Then `qlora resume {job_id}`, with NAME=VALUE for changes, goes on from {checkpoint}."
         return verdict("failed", error.exit_code, error.message, step, cause="error", error=told)
     last = traceback.format_exception_only(error)[-1].strip()

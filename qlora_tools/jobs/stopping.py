@@ -1,5 +1,6 @@
 """Asking a job to end, and ending one that does not listen."""
 
+import errno
 import getpass
 import os
 import signal
@@ -8,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import durable
-from ..disk import disk_errors
+from ..disk import DISK_FULL, disk_errors
 from ..errors import UsageError
 from .adoption import adopt, tend
 from .clock import stamp
 from .facts import JobFacts
 from .layout import JobFolder, Workspace
-from .locks import holder
+from .locks import Holder, holder
 from .reading import find_job, status_of
 from .records import JobStatus
 from .states import QUEUED, TERMINAL, state_of
@@ -24,27 +25,59 @@ from .verdicts import end_unstarted, resume_step, settled, verdict
 _PATIENCE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 _STOPPED = 130
+# Of these the wish cannot be written, and whoever asks may still signal.
+_NO_ROOM = (*DISK_FULL, errno.EROFS)
 
 
 def stop_job(job_id: str, *, cancel: bool = False, now: bool = False, workspace: Path | None = None) -> JobStatus:
     """Ask a job to end: with a checkpoint from which it can be resumed, or, with `cancel`, for good.
 
     `now` waits for no checkpoint, and kills a runner that does not react within 3 s. A waiting job ends at once, and one
-    that has ended is left as it is. Raises `UsageError` for an unknown id, `MachineError` where the wish cannot be written.
+    that has ended is left as it is. Where the disk has no room for the wish, or is read-only, the runner of a job that has
+    begun gets a signal instead, of which a warning tells. Raises `UsageError` for an unknown id, `MachineError` where it
+    can be asked neither way.
     """
     space = Workspace.at(workspace)
     adopt(space)
     job = space.job(find_job(space, job_id))
     facts = settled(job)
+    warnings: list[str] = []
     if facts is not None and state_of(facts.last) not in TERMINAL:
         with disk_errors(job.path, left="the job goes on"):
-            _ask(job, facts, cancel=cancel, now=now)
-            if state_of(facts.last) in QUEUED:
-                end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
+            warnings = _ask_somehow(job, facts, cancel=cancel, now=now)
         if now:
             _end(job)
         _tend(space, job)
-    return status_of(space, job.id)
+    status = status_of(space, job.id)
+    return status.model_copy(update={"warnings": [*status.warnings, *warnings]})
+
+
+def _ask_somehow(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) -> list[str]:
+    """Ask by a file, or by a signal where there is no room for one; returns what to warn of. Raises `OSError`."""
+    waits = state_of(facts.last) in QUEUED
+    try:
+        _ask(job, facts, cancel=cancel, now=now)
+        if waits:
+            end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
+    except OSError as error:
+        # A waiting runner that is killed is started again.
+        number = signal.SIGKILL if now else signal.SIGTERM
+        if waits or error.errno not in _NO_ROOM or not _send(job, number):
+            raise
+        return [_sent_instead(job, error, now=now)]
+    return []
+
+
+def _sent_instead(job: JobFolder, error: OSError, *, now: bool) -> str:
+    reason = "is read-only" if error.errno == errno.EROFS else "is full"
+    if now:
+        what = "was killed"
+    else:
+        what = "got the signal SIGTERM, to stop with a checkpoint; another `qlora stop` ends it at once"
+    return (
+        f"The disk of {job.path} {reason}, so that the wish could not be written there: the run {what}. "
+        "It will be told as interrupted, and can be resumed."
+    )
 
 
 def _ask(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) -> None:
@@ -53,6 +86,8 @@ def _ask(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) -> None:
     wish = {"kind": "cancel" if cancel else "stop", "who": _user(), "pid": os.getpid(), "when": stamp()}
     wished = [*([attempt.cancel_file] if cancel else []), attempt.stop_file, *([attempt.stop_now_file] if now else [])]
     for path in wished:
+        if path.exists():
+            continue
         with suppress(FileExistsError):
             durable.write_once(path, durable.as_json(wish))
 
@@ -74,7 +109,7 @@ def _end(job: JobFolder) -> None:
     """Wait for the runner to end at once, and kill it where it does not."""
     if _has_ended(job, _PATIENCE_SECONDS):
         return
-    _kill(job)
+    _send(job, signal.SIGKILL)
     if not _has_ended(job, _PATIENCE_SECONDS):
         raise UsageError(
             f"The runner of {job.id} does not end, though it was killed.",
@@ -93,22 +128,30 @@ def _has_ended(job: JobFolder, seconds: float) -> bool:
     return False
 
 
-def _kill(job: JobFolder) -> None:
-    """Kill the process that holds the job's lock, and no other that has got its number since."""
+def _send(job: JobFolder, number: signal.Signals) -> bool:
+    """Signal the process that holds the job's lock, and no other that has got its number since; whether it was sent."""
     found = holder(job.lock_file)
     if found is None or found.pid <= 0 or found.pid == os.getpid():
-        return
-    with suppress(ProcessLookupError, PermissionError):
-        if not hasattr(os, "pidfd_open"):
-            os.kill(found.pid, signal.SIGKILL)
-            return
-        descriptor = os.pidfd_open(found.pid)
-        try:
-            # The descriptor names this very process; it is the one we mean if it still holds the lock.
-            if holder(job.lock_file) == found:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        finally:
-            os.close(descriptor)
+        return False
+    try:
+        if hasattr(os, "pidfd_open"):
+            return _send_to(job, found, number)
+        os.kill(found.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _send_to(job: JobFolder, found: Holder, number: signal.Signals) -> bool:
+    descriptor = os.pidfd_open(found.pid)
+    try:
+        # The descriptor names this very process; it is the one we mean if it still holds the lock.
+        if holder(job.lock_file) != found:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _tend(space: Workspace, job: JobFolder) -> None:

@@ -4,7 +4,10 @@ effect, nonsense, a loss that does not fall."""
 from .changes import fewer_epochs, set_to, smaller_steps
 from .entry import Failure, certain, likely, matching, possible
 
-_NOT = r"(?:does ?n[o']?t|doesn'?t|do(?:es)? not|did(?: not|n'?t)|not|never|won'?t|will not|can'?t|cannot|fails? to|unable to|without)"
+_NOT = (
+    r"(?:does ?n[o']?t|doesn'?t|do(?:es)? not|did(?: not|n'?t)|not|never|won'?t|will not|can'?t|cannot|fails? to"
+    r"|unable to|without)"
+)
 _SAME = (
     r"\bsame\b(?! (?:d?type|device|gpu|size|shape|length|error|issue|problem|time|config|question|thing|way|machine))"
 )
@@ -94,7 +97,12 @@ FAILURES = (
         "Use the template saved with the adapter (in Ollama the TEMPLATE of the "
         "Modelfile), and check the merged model with "
         "`qlora generate` before converting.",
-        likely("gibberish", "garbled", "nonsens", "garbage output", "garbage text")
+        matching(
+            "wrong",
+            rf"\b(?:fully|totally|completely|all|only) wrong {_ANSWERS}",
+            "likely",
+        )
+        + likely("gibberish", "garbled", "nonsens", "garbage output", "garbage text")
         + matching("random", r"random (?:outputs?|text|words|tokens|characters|symbols|answers)", "likely")
         + matching("garbage", rf"{_ANSWERS}.{{0,60}}garbage|garbage.{{0,60}}{_ANSWERS}", "likely")
         + matching(

@@ -6,7 +6,8 @@ They stand beside the exact messages of the other modules, which count for more 
 from .entry import Sign, certain, likely, matching, possible
 
 _REFUSED = (
-    r"(?:must (?:be|provide|specify|set|have|contain|pass)|should be|needs? to be|is required|(?:not|isn'?t) (?:a )?valid|invalid"
+    r"(?:must (?:be|provide|specify|set|have|contain|pass)|should be|needs? to be|is required|invalid"
+    r"|(?:not|isn'?t) (?:a )?valid"
     r"|at least one|(?:only|can only) be one of|not allowed|cannot (?:be )?(?:both|used?)|can'?t use|incompatible|unsupported"
     r"|not supported|unknown|unrecogni[sz]ed|expected one of|not implemented|please (?:set|specify|provide|use|pass))"
 )
@@ -52,7 +53,15 @@ FAMILY_SIGNS: dict[str, tuple[Sign, ...]] = {
             "possible",
         ),
     ),
+    "template_fails": (
+        *matching(
+            "jinja",
+            r"(?:error|exception|fail\w*).{0,40}\bjinja|\bjinja.{0,60}(?:error|exception|fail|not present)",
+            "likely",
+        ),
+    ),
     "weights_do_not_fit": (
+        *likely("unexpected weight: ", "unexpected weight name"),
         *matching(
             "keyerror", r"keyerror: ['\"][\w.]+\.(?:weight|bias|alpha|lora_\w+|gamma|beta|inv_freq)['\"]", "likely"
         ),
@@ -77,6 +86,8 @@ FAMILY_SIGNS: dict[str, tuple[Sign, ...]] = {
     ),
     "adapter_without_effect": (
         *certain("lora key not loaded", "lora keys not loaded"),
+        *matching("reflect", r"(?:not|n't|no way) reflect\w*.{0,40}(?:lora|adapter|fine-?tun)", "likely"),
+        *matching("effect", r"(?:lora|adapter)\w* (?:loses?|lost|has lost) (?:its |the |all )?effect", "likely"),
         *matching("ignor", r"ignor\w+ (?:the |my |our )?(?:[\w\-]+ )?(?:adapter|lora)\b", "likely"),
         *matching("missing keys", r"adapter weights .{0,80}(?:missing|unexpected) keys"),
         *matching(
@@ -136,8 +147,8 @@ FAMILY_SIGNS: dict[str, tuple[Sign, ...]] = {
     "never_stops": (
         *matching(
             "stop",
-            r"(?:model|answers?|outputs?|generat\w+|repeat\w*|respon\w+|text).{0,80}(?:without|not|never|n't|cannot|unable to) "
-            r"(?:\w+ ){0,2}stop(?:s|ping)?\b",
+            r"(?:model|answers?|outputs?|generat\w+|repeat\w*|respon\w+|text).{0,80}(?:without|not|never|n't|cannot)"
+            r"(?:\w+ | ){0,3}stop(?:s|ping)?\b",
         ),
         *matching(
             "end",
@@ -171,6 +182,7 @@ FAMILY_SIGNS: dict[str, tuple[Sign, ...]] = {
         *matching("session", r"session (?:is |keeps |has )?(?:crash\w*|restart\w*)", "possible"),
     ),
     "loss_does_not_fall": (
+        *matching("converge", r"\bloss\b.{0,60}converge\w* (?:to|at|around) (?:about |around )?\d", "likely"),
         *matching("learn", r"(?:not|n't|never|isn't|without) (?:really |actually )?learn(?:s|ing|ed)?\b", "likely"),
     ),
     "zero3_with_quantisation": (

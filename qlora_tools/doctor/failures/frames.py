@@ -19,7 +19,7 @@ FRAME_SIGNS: dict[str, tuple[Sign, ...]] = {
     ),
     "merge_failed": possible("merge_and_unload(", "in _unload_and_optionally_merge"),
     "nan_while_generating": possible("torch.multinomial(probs"),
-    "template_fails": possible("apply_chat_template(", "in apply_chat_template", "in render_jinja_template"),
+    "template_fails": possible("chat_template(", "in apply_chat_template", "in render_jinja_template"),
     "data_unreadable": possible(
         "in download_and_prepare", "in _prepare_split", "in load_dataset", "in _generate_tables"
     ),

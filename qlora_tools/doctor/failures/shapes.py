@@ -134,7 +134,8 @@ FAILURES = (
         "Upgrade peft, or delete the unknown fields where they hold defaults.",
         matching(
             "unexpected keyword argument",
-            r"(?:lora|peft|ia3|prompt\w*|prefix\w*|ada\w*)config(?:\.(?:__)?init(?:__)?)?\(\) got an unexpected keyword argument",
+            r"(?:lora|peft|ia3|prompt\w*|prefix\w*|ada\w*)config(?:\.(?:__)?init(?:__)?)?\(\) got an unexpected "
+            r"keyword argument",
         )
         + certain("this could indicate that you are using a newer version of peft", "keyerror: <pefttype"),
         commands=("pip install --upgrade peft",),

@@ -265,10 +265,7 @@ WIDER_SIGNS: dict[str, tuple[Sign, ...]] = {
             near=("vllm/lora/", "in add_lora", "sglang/srt/lora"),
         ),
     ),
-    "gguf_from_quantised": (
-        *matching("--> ", _TENSOR_OF_QUANTISED),
-        *matching("-->", _TENSOR_OF_QUANTISED),
-    ),
+    "gguf_from_quantised": (*matching("-->", _TENSOR_OF_QUANTISED),),
     "gguf_tokenizer_unknown": (
         *likely("_create_vocab_by_path", "in load_vocab", "in set_vocab", "could not find any of ['spm'"),
         *certain("file not found: tokenizer.model", "cannot find tokenizer merges"),
@@ -286,14 +283,7 @@ WIDER_SIGNS: dict[str, tuple[Sign, ...]] = {
     ),
     "not_permitted": (*certain("permissiondenied", "access is denied", "operation not permitted (os error 1)"),),
     "disk_full": (*certain("os error 122", "no space left on the device"),),
-    "file_missing": (
-        *likely(
-            "cannot find the file specified",
-            "cannot find the path specified",
-            "isadirectoryerror",
-            "notadirectoryerror",
-        ),
-    ),
+    "file_missing": (*likely("cannot find the file specified", "cannot find the path specified", "isadirectoryerror"),),
     "yaml_or_arguments_wrong": (
         *matching("is not a valid", r"is not a valid \w+, please (?:select|choose)", "likely"),
         *matching("invalid choice", r"error: argument .{0,80}invalid choice", "likely"),

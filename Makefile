@@ -1,4 +1,4 @@
-# `make demo` runs the main job, `make test` passes the tests. Each makes .venv first; a second run reuses it.
+# `make demo` runs the main job, `make test` passes the tests, `make test-all` also the slow ones. Each makes .venv first; a second run reuses it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,13 +6,16 @@ STAMP := $(VENV)/.complete
 export QLORA_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-gpu check setup clean
+.PHONY: demo test test-all test-gpu check setup clean
 
 demo: setup
 	$(BIN)/qlora demo $(ARGS)
 
 test: setup
 	$(BIN)/python scripts/check.py
+
+test-all: setup
+	$(BIN)/python scripts/check_all.py
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu tests

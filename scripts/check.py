@@ -11,7 +11,7 @@ CHECKS = (
     ("format", ["ruff", "format", "--check", "--quiet", "."]),
     ("lint", ["ruff", "check", "--quiet", "."]),
     ("types", ["mypy", "--no-error-summary"]),
-    ("tests", ["pytest", "-m", "not gpu", "-n", "2", "--dist", "loadgroup", "--durations", "10"]),
+    ("tests", ["pytest", "-m", "not gpu and not slow", "-n", "2", "--dist", "loadgroup", "--durations", "10"]),
 )
 
 

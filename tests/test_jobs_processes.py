@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlora_tools import durable
-from qlora_tools.errors import ConfigError, UsageError
+from qlora_tools.errors import ConfigError, MachineError, UsageError
 from qlora_tools.jobs import launch, list_jobs, read_log, resume_job, stop_job
 from qlora_tools.jobs.adoption import adopt
 from qlora_tools.jobs.locks import exclusive, holder
@@ -49,6 +49,7 @@ def test_a_killed_run_is_interrupted_for_ever_and_goes_on_from_its_checkpoint(jo
     assert f"qlora resume {job.id}" in dead.next_step
     verdict = jobs.folder(job.id).attempt(1).exit_file.read_bytes()
     again = jobs.reach(resume_job(job.id, from_checkpoint=None).id, "running")
+    assert f"Attempt 2 begins; attempt 1 ended as interrupted; from {dead.last_checkpoint}\n" in read_log(job.id).text
     assert (again.attempt, again.attempts[0].state) == (2, "interrupted")
     stop_job(job.id)
     ended = jobs.ended(job.id)
@@ -66,8 +67,13 @@ def test_a_stopped_run_keeps_a_checkpoint_and_its_resumption_takes_changes(jobs:
     again = resume_job(job.id, changes={"training.log_every_steps": 2})
     request = json.loads(jobs.folder(job.id).attempt(2).request_file.read_text())
     assert (request["resume_from"], request["changes"]) == (str(checkpoint), {"training.log_every_steps": 2})
+    until(lambda: "with changes: training.log_every_steps=2\n" in read_log(job.id).text)
     stop_job(again.id, cancel=True)
     assert jobs.ended(job.id).state == "cancelled"
+    log = read_log(job.id).text
+    assert f"Attempt 1 stopped: {stopped.message}\n" in log
+    assert f"Next: {stopped.next_step}\n" in log
+    assert f"from {checkpoint}; with changes" in log
 
 
 def test_a_signal_ends_a_run_with_a_checkpoint_as_interrupted(jobs: Jobs) -> None:  # noqa: F811
@@ -89,6 +95,32 @@ def test_a_run_that_does_not_listen_ends_now_and_a_frozen_one_is_killed(jobs: Jo
     ended = stop_job(frozen.id, now=True)
     assert (ended.state, ended.attempts[0].cause) == ("stopped", "asked")
     assert holder(jobs.folder(frozen.id).lock_file) is None
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_run_ends_by_a_signal_where_the_disk_takes_no_wish(
+    jobs: Jobs,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    def refuse(step: str, path: Path) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setenv("QLORA_JOBS_AT_ONCE", "2")
+    gentle, killed = (jobs.reach(jobs.start(kind, LONG).id, "running") for kind in ("good", "deaf"))
+    waiting = jobs.start()
+    jobs.pid(waiting.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "reached", refuse)
+        with pytest.raises(MachineError, match="the job goes on"):
+            stop_job(waiting.id, now=True)
+        told = stop_job(killed.id, now=True)
+        assert "got the signal SIGTERM" in stop_job(gentle.id).warnings[-1]
+    assert (told.state, told.attempts[0].cause) == ("interrupted", "killed")
+    assert "the run was killed" in told.warnings[-1]
+    ended = jobs.ended(gentle.id)
+    assert (ended.state, ended.attempts[0].cause) == ("interrupted", "SIGTERM")
+    assert ended.last_checkpoint is not None
 
 
 def test_errors_of_users_and_bugs_are_told_apart_and_no_secret_is_written(

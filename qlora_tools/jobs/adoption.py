@@ -27,15 +27,17 @@ def adopt(space: Workspace) -> None:
         for ticket in active_tickets(space):
             tend(space, ticket)
         _clean(space)
-    except PermissionError:
-        return  # Whoever may only read still sees the truth.
+    except OSError:
+        return  # Whoever may only read, or has a full disk, still sees the truth.
 
 
 def active_tickets(space: Workspace) -> list[Ticket]:
     """All tickets; those of all jobs are made anew where their folder is missing."""
     try:
         return tickets(space)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if space.active.exists():
+            space.active.rename(space.root / f"active.damaged-{int(now())}")
         # What was to be forgotten in the index stood in the tickets.
         with suppress(OSError):
             space.index_file.unlink(missing_ok=True)
@@ -44,7 +46,15 @@ def active_tickets(space: Workspace) -> list[Ticket]:
 
 
 def tend(space: Workspace, ticket: Ticket) -> None:
-    """Give the job of this ticket what it lacks: its verdict, its runner, or its rest."""
+    """Give the job of this ticket what it lacks: its verdict, its runner, or its rest.
+
+    Where its files refuse that, it is left for the next who looks: others must not suffer from one job.
+    """
+    with suppress(OSError):
+        _tend(space, ticket)
+
+
+def _tend(space: Workspace, ticket: Ticket) -> None:
     job = space.job(ticket.job_id)
     facts = settled(job)
     if facts is None or facts.last.number != ticket.attempt:
@@ -53,6 +63,8 @@ def tend(space: Workspace, ticket: Ticket) -> None:
             take_away(space, ticket)
         return
     state = state_of(facts.last)
+    if facts.unreadable is not None:
+        return
     if state in TERMINAL and facts.last.exit is not None:
         _clean_job(job)
         leave_queue(space, ticket)
@@ -85,7 +97,7 @@ def _ticket_of(job: JobFolder) -> Ticket | None:
     """The ticket that `job` should have; None for one with a verdict."""
     try:
         last = job.attempts()[-1]
-    except (FileNotFoundError, NotADirectoryError, IndexError):
+    except (OSError, IndexError):
         return None
     if last.exit_file.exists():
         return None

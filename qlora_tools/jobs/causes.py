@@ -36,11 +36,11 @@ def cause_of_death(facts: JobFacts) -> tuple[str, str]:
 def _killed_for_memory(facts: JobFacts) -> bool:
     """Whether the counter rose since the run last told it: later kills than its own count too, earlier ones do not."""
     started = (facts.last.started or {}).get("memory_kills") or {}
-    if not started:
+    if not started.keys() >= {"file", "count"}:
         return False
     told = facts.status.get("memory_kills") if facts.status.get("attempt") == facts.last.number else None
     now = _counted(Path(started["file"]))
-    return now is not None and now > max(int(started["count"]), int(told or 0))
+    return now is not None and now > max(started["count"], told or 0)
 
 
 def _group_files() -> list[Path]:

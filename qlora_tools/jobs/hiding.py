@@ -2,6 +2,8 @@
 
 import os
 import re
+import threading
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TextIO
 
@@ -39,8 +41,28 @@ def _is_secret(value: str) -> bool:
     return len(value) >= _LEAST_CHARACTERS and not value.startswith("/")
 
 
+# Of all streams, since both of a runner go to one log. A second signal may come in the middle of a line, in the same thread.
+_locks = [threading.RLock()]
+
+
+def writing() -> AbstractContextManager[bool]:
+    """Inside it no other thread of this process writes to a stream that hides secrets."""
+    return _locks[0]
+
+
+def _renew_lock() -> None:
+    """In a child that was forked while another thread wrote, nobody would ever give the lock back."""
+    _locks[:] = [threading.RLock()]
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 class HidingStream:
-    """Stands before a text stream: whole lines pass, without secrets, and a full disk is no reason to fail."""
+    """Stands before a text stream: whole lines pass, without secrets, and a full disk is no reason to fail.
+
+    Any thread may write.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -48,23 +70,26 @@ class HidingStream:
 
     def write(self, text: str) -> int:
         """Take `text`; it appears when its line ends."""
-        self._line += text
-        end = max(self._line.rfind("\n"), self._line.rfind("\r")) + 1
-        if not end and len(self._line) > _LONGEST_LINE:
-            end = len(self._line)
-        whole, self._line = self._line[:end], self._line[end:]
-        if whole:
-            self._pass_on(whole)
+        with writing():
+            self._line += text
+            end = max(self._line.rfind("\n"), self._line.rfind("\r")) + 1
+            if not end and len(self._line) > _LONGEST_LINE:
+                end = len(self._line)
+            whole, self._line = self._line[:end], self._line[end:]
+            if whole:
+                self._pass_on(whole)
         return len(text)
 
     def flush(self) -> None:
         """Pass on the stream's own buffer; an unfinished line stays, since half a secret is not recognised."""
-        self._pass_on("")
+        with writing():
+            self._pass_on("")
 
     def finish(self) -> None:
         """Pass on the unfinished line too."""
-        line, self._line = self._line, ""
-        self._pass_on(line)
+        with writing():
+            line, self._line = self._line, ""
+            self._pass_on(line)
 
     def isatty(self) -> bool:
         """Never: a log is no terminal."""

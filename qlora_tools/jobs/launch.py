@@ -9,9 +9,10 @@ from .. import durable
 from ..subprocesses import runner_environment
 from .clock import boot_id, now, process_started, stamp
 from .facts import Document, read_document
+from .kinds import LAUNCH, parsed
 from .layout import AttemptFolder, JobFolder
 from .logs import log_tail
-from .verdicts import end_unstarted, resume_step, verdict
+from .verdicts import end_unstarted, newest_checkpoint, resume_step, verdict
 
 if TYPE_CHECKING:
     import subprocess
@@ -54,7 +55,7 @@ def relaunch(job: JobFolder, attempt: AttemptFolder) -> None:
         return
     spoke = bool(pending) and _has_spoken(job, pending[0])
     if len(pending) >= (_MOST_FAILED if spoke else _MOST_KILLED):
-        end_unstarted(attempt, _cannot_start(job, pending))
+        end_unstarted(attempt, _cannot_start(job, attempt, pending))
     else:
         launch(job, attempt)
 
@@ -99,13 +100,13 @@ def _reap() -> None:
 def _pending(attempt: AttemptFolder) -> list[Document]:
     """The launches after which no runner has got as far as the queue."""
     try:
-        text = attempt.launches_file.read_text(encoding="utf-8", errors="replace")
+        content = attempt.launches_file.read_bytes()
     except FileNotFoundError:
         return []
     pending: list[Document] = []
-    for line in text.splitlines():
+    for line in content.splitlines():
         try:
-            value = json.loads(line)
+            value = parsed(line, LAUNCH)
         except ValueError:
             continue
         pending = [*pending, value] if value.get("event") == "launched" else []
@@ -114,10 +115,10 @@ def _pending(attempt: AttemptFolder) -> list[Document]:
 
 def _on_its_way(line: Document) -> bool:
     _reap()
-    young = 0 <= now() - line["time"] < _PATIENCE_SECONDS
+    young = 0 <= now() - line.get("time", 0) < _PATIENCE_SECONDS
     if not young or "pid" not in line or line.get("boot_id") != boot_id():
         return False
-    return bool(line["process"]) and process_started(line["pid"]) == line["process"]
+    return bool(line.get("process")) and process_started(line["pid"]) == line["process"]
 
 
 def _has_spoken(job: JobFolder, first: Document) -> bool:
@@ -126,13 +127,15 @@ def _has_spoken(job: JobFolder, first: Document) -> bool:
     return "error" in first or size > first.get("log_bytes", 0)
 
 
-def _cannot_start(job: JobFolder, pending: list[Document]) -> Document:
+def _cannot_start(job: JobFolder, attempt: AttemptFolder, pending: list[Document]) -> Document:
+    plan, request = read_document(job.plan_file) or {}, read_document(attempt.request_file) or {}
     words = [str(line["error"]) for line in pending if "error" in line] or log_tail(job.log_file, 3)
+    since = stamp(pending[0].get("time", 0))
     return verdict(
         "failed",
         1,
-        f"The runner cannot start: {len(pending)} launches since {stamp(pending[0]['time'])} ended before it could work. "
+        f"The runner cannot start: {len(pending)} launches since {since} ended before it could work. "
         + " / ".join(words),
-        f"Run `qlora doctor`, mend what it finds, then: {resume_step(job.id, None)}",
+        f"Run `qlora doctor`, mend what it finds, then: {resume_step(job.id, newest_checkpoint(plan, request))}",
         cause="cannot-start",
     )

@@ -5,6 +5,7 @@ Importing this costs next to nothing: a job that waits for its turn is a process
 
 import base64
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +124,8 @@ class JobFolder:
 
     def attempts(self) -> list[AttemptFolder]:
         """All attempts, the first one first. Raises `FileNotFoundError` where the job is gone."""
-        numbers = [name.removeprefix("attempt-") for name in names_in(self.path) if name.startswith("attempt-")]
-        return [self.attempt(number) for number in sorted(int(text) for text in numbers if text.isdecimal())]
+        words = [name.removeprefix("attempt-") for name in names_in(self.path) if name.startswith("attempt-")]
+        return [self.attempt(number) for number in sorted(int(word) for word in words if re.fullmatch("[0-9]+", word))]
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,12 @@ def _read(space: Workspace, names: Collection[str]) -> _Found:
     for name in names:
         modified = _modified(space, name)
         facts = settled(space.job(name))
-        if facts is None or modified is None:
+        if facts is None:
             continue
         # The result of a long run has a loss for each step: a list does without.
         job = told(facts, places.get(name)).model_copy(update={"result": None})
-        if facts.last.exit is None:
+        if modified is None or facts.last.exit is None or "damaged" in facts.last.exit or "damaged" in facts.plan:
+            # What cannot be read now may be readable later.
             found.unfinished[name] = job
         else:
             found.rows.append((name, modified, job))
@@ -108,5 +109,5 @@ def _checked(space: Workspace, rows: list[Row]) -> dict[str, JobStatus]:
 def _modified(space: Workspace, name: str) -> int | None:
     try:
         return space.job(name).path.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return None

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hiding import hidden_secrets
+from .hiding import hidden_secrets, writing
 
 MOST_BYTES = 64 * 2**20
 _MOST_READ = 2**20
@@ -42,23 +42,34 @@ def read_log_file(path: Path, *, lines: int | None = None, since: int = 0) -> Lo
 
 def log_tail(path: Path, lines: int) -> list[str]:
     """The last lines that the run's own reports do not make, each cut to a readable length: last words."""
-    found = [line.strip() for line in read_log_file(path).text.splitlines() if line.strip()]
+    try:
+        text = read_log_file(path).text
+    except OSError:
+        return []
+    found = [line.strip() for line in text.splitlines() if line.strip()]
     return [line[:300] for line in found if not _REPORT.match(line)][-lines:]
 
 
 def shorten_log(path: Path, most_bytes: int = MOST_BYTES) -> bool:
-    """Cut the middle out of a log of more than `most_bytes`, in place, since others have it open; whether it was cut."""
+    """Cut the middle out of a log of more than `most_bytes`, in place, since others have it open; whether it was cut.
+
+    Streams of this process wait meanwhile. Others may write: what came until the last moment is moved too.
+    """
     try:
-        size = path.stat().st_size
-        if size <= most_bytes:
+        if path.stat().st_size <= most_bytes:
             return False
-        with path.open("r+b") as file:
-            file.seek(size - most_bytes // 2)
-            tail = file.read()
-            head = most_bytes // 64
-            file.seek(head)
-            file.write(f"\n[{size - head - len(tail):,} bytes of the log were taken out here]\n".encode() + tail)
-            file.truncate()
+        with writing(), path.open("r+b", buffering=0) as file:
+            _cut_middle(file.fileno(), most_bytes)
     except OSError:
         return False
     return True
+
+
+def _cut_middle(descriptor: int, most_bytes: int) -> None:
+    begin = os.fstat(descriptor).st_size - most_bytes // 2
+    place = most_bytes // 64
+    place += os.pwrite(descriptor, f"\n[{begin - place:,} bytes of the log were taken out here]\n".encode(), place)
+    while content := os.pread(descriptor, _MOST_READ, begin):
+        begin += len(content)
+        place += os.pwrite(descriptor, content, place)
+    os.ftruncate(descriptor, place)

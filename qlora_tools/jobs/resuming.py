@@ -108,7 +108,8 @@ def _request(job: JobFolder, facts: JobFacts, checkpoint: Path | None, changes: 
     fixed = sorted({"output.directory", "output.overwrite"} & changes.keys())
     if fixed:
         raise UsageError(
-            f"{fixed[0]} cannot change: a job keeps its output directory.", next_step="Start a new job with `qlora train`."
+            f"{fixed[0]} cannot change: a job keeps its output directory.",
+            next_step="Start a new job with `qlora train`.",
         )
     check_writable(Path(facts.plan.get("output_directory", "")))
     changes = {**facts.last.request.get("changes", {}), **changes}

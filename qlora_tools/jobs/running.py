@@ -19,7 +19,7 @@ from .layout import AttemptFolder, JobFolder, Ticket
 from .logs import shorten_log
 from .reporting import Reporter
 from .turns import workspace_of
-from .verdicts import resume_step, verdict, write_verdict
+from .verdicts import newest_checkpoint, resume_step, step_after, verdict, write_verdict
 
 if TYPE_CHECKING:
     from .runner import Work
@@ -94,7 +94,8 @@ class Ending:
         return True
 
     def _verdict_of(self, error: BaseException | None) -> Document:
-        last = self.reporter.last_checkpoint
+        plan, request = read_document(self._job.plan_file) or {}, read_document(self._attempt.request_file) or {}
+        last = newest_checkpoint(plan, request)
         if error is None:
             result = dict(self.result or {})
             document = verdict("succeeded", 0, "The run is done.", _after(result), result=result)
@@ -117,7 +118,7 @@ class Ending:
                 print(f"The verdict cannot be written ({error.strerror}), try {attempt + 1}", flush=True)
                 time.sleep(1)
             else:
-                self.exit_code = int(stands["exit_code"])
+                self.exit_code = stands.get("exit_code", _BUG)
                 self.reporter.tell_end(stands)
                 return
 
@@ -180,7 +181,7 @@ def _of_a_stop(
 ) -> Document:
     state = {"cancel": "cancelled", "stop": "stopped", None: "interrupted"}[wishes.asked_to]
     cause = "asked" if wishes.asked_to else signal_name
-    step = "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job_id, checkpoint)
+    step = step_after(state, job_id, checkpoint)
     message = error.message if wishes.asked_to else f"{error.message} It got the signal {signal_name}."
     return verdict(state, _STOPPED, message, step, checkpoint=checkpoint, cause=cause)
 

@@ -70,10 +70,8 @@ def _ask_somehow(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) ->
 
 def _sent_instead(job: JobFolder, error: OSError, *, now: bool) -> str:
     reason = "is read-only" if error.errno == errno.EROFS else "is full"
-    if now:
-        what = "was killed"
-    else:
-        what = "got the signal SIGTERM, to stop with a checkpoint; another `qlora stop` ends it at once"
+    signalled = "got the signal SIGTERM, to stop with a checkpoint; another `qlora stop` ends it at once"
+    what = "was killed" if now else signalled
     return (
         f"The disk of {job.path} {reason}, so that the wish could not be written there: the run {what}. "
         "It will be told as interrupted, and can be resumed."

@@ -1,8 +1,8 @@
 """Verdicts: how an attempt ended, written once and for ever, even when the disk is full."""
 
-import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from .states import needs_verdict, state_of_dead
 SPARE_BYTES = 64 * 1024
 _LAST_LINES = 5
 _STOPPED = 130
+# Entries at each end of a list, and letters of a text, by which a verdict is made to fit the spare file.
+_SHORTER = ((100, 4000), (10, 1500), (1, 1500))
 
 
 def verdict(state: str, exit_code: int, message: str, next_step: str, **more: Any) -> Document:
@@ -72,26 +74,41 @@ def resume_step(job_id: str, checkpoint: str | None) -> str:
     return f"Run `qlora resume {job_id}`: {where}."
 
 
+def step_after(state: str, job_id: str, checkpoint: str | None) -> str:
+    """What to do after an attempt that did not succeed."""
+    return "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job_id, checkpoint)
+
+
+def newest_checkpoint(plan: Document, request: Document) -> str | None:
+    """The highest checkpoint of the job that is marked complete, else the one that the attempt went on from.
+
+    It tells no more than the disk does; sizes and hashes are checked when somebody resumes.
+    """
+    from ..checkpoints import COMPLETE_FILE, checkpoints  # a waiting process does without
+
+    output, origin = plan.get("output_directory"), request.get("resume_from")
+    try:
+        found = checkpoints(Path(output)) if output else []
+        if found:
+            return str(found[-1].directory)
+        return origin if origin and (Path(origin) / COMPLETE_FILE).is_file() else None
+    except OSError:
+        return None
+
+
 def _of_the_dead(job: JobFolder, facts: JobFacts) -> Document:
     cause, words = cause_of_death(facts)
     state = state_of_dead(facts.last)
+    checkpoint = newest_checkpoint(facts.plan, facts.last.request)
     of_this = facts.status if facts.status.get("attempt") == facts.last.number else {}
-    checkpoint = _still_there(facts.status.get("last_checkpoint"))
     at = f" at step {of_this['step']}" if of_this.get("step") else ""
     message = f"The run ended without a word{at}: {words}."
     lines = log_tail(job.log_file, _LAST_LINES)
     if cause == "killed" and lines:
         message += " Last lines of the log: " + " / ".join(lines)
-    step = "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job.id, checkpoint)
+    step = step_after(state, job.id, checkpoint)
     code = _STOPPED if state in ("stopped", "cancelled") else 1
     return verdict(state, code, message, step, checkpoint=checkpoint, cause=cause, steps=of_this.get("step"))
-
-
-def _still_there(checkpoint: object) -> str | None:
-    """The checkpoint, if it is complete; its sizes and hashes are checked when somebody resumes."""
-    if isinstance(checkpoint, str) and (Path(checkpoint) / "COMPLETE.json").is_file():
-        return checkpoint
-    return None
 
 
 def make_spare(attempt: AttemptFolder) -> None:
@@ -132,8 +149,25 @@ def _write_into_spare(attempt: AttemptFolder, document: Document) -> None:
 def _short(document: Document) -> bytes:
     """The document if it fits the spare file, else what of it matters most."""
     whole = durable.as_json(document)
+    for entries, letters in _SHORTER:
+        if len(whole) <= SPARE_BYTES:
+            return whole
+        whole = durable.as_json(_cut(document, entries, letters))
     if len(whole) <= SPARE_BYTES:
         return whole
-    kept = ("state", "exit_code", "message", "next_step", "checkpoint", "cause", "ended")
-    short = {name: document[name] for name in kept if name in document}
-    return durable.as_json({**short, "message": json.dumps(short["message"])[:4000]})
+    return durable.as_json({**_cut(document, *_SHORTER[-1]), "result": None, "error": None})
+
+
+def _cut(value: Any, entries: int, letters: int) -> Any:
+    """`value` with the first and last `entries` of its lists, and of what is told by step, and so much of its texts."""
+    if isinstance(value, str):
+        return value[:letters]
+    if isinstance(value, list | tuple):
+        kept = value if len(value) <= 2 * entries else [*value[:entries], *value[-entries:]]
+        return [_cut(item, entries, letters) for item in kept]
+    if isinstance(value, Mapping):
+        names = list(value)
+        if len(names) > 2 * entries and all(str(name).isdecimal() for name in names):
+            names = [*names[:entries], *names[-entries:]]
+        return {name: _cut(value[name], entries, letters) for name in names}
+    return value

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from .facts import AttemptFacts, Document, JobFacts
+from .layout import FOLDER
 from .records import AttemptSummary, JobStatus
-from .states import QUEUED, TERMINAL, state_of
+from .states import QUEUED, RESUMABLE, TERMINAL, state_of
+from .verdicts import newest_checkpoint, step_after
 
 _PROGRESS = ("phase", "step", "planned_steps", "loss", "evaluation_loss", "tokens_per_second", "updated")
 
@@ -29,7 +31,7 @@ def told(facts: JobFacts, position: int | None = None) -> JobStatus:
         ended=verdict.get("ended"),
         exit_code=verdict.get("exit_code"),
         message=_message(facts, verdict),
-        next_step=verdict.get("next_step") or _next_step(facts.id, state),
+        next_step=verdict.get("next_step") or _next_step(facts, state),
         error=verdict.get("error"),
         output_directory=plan.get("output_directory", ""),
         last_checkpoint=verdict.get("checkpoint") or progress.get("last_checkpoint") or last.request.get("resume_from"),
@@ -54,12 +56,13 @@ def _summary(attempt: AttemptFacts) -> AttemptSummary:
 
 
 def _message(facts: JobFacts, verdict: Document) -> str | None:
-    if facts.plan.get("damaged"):
-        return "Its plan.json cannot be read; what is told of it may lack things."
-    if verdict.get("damaged"):
-        return "Its exit.json cannot be read."
-    message = verdict.get("message")
-    return str(message) if message is not None else None
+    if facts.unreadable is not None:
+        return f"Its files cannot be read: {facts.unreadable}."
+    if "damaged" in facts.plan:
+        return f"Its plan.json cannot be read: {facts.plan['damaged']}. What is told of it may lack things."
+    if "damaged" in verdict:
+        return f"Its exit.json cannot be read: {verdict['damaged']}. How it ended is not known."
+    return verdict.get("message")
 
 
 def _progress(progress: Document, state: str) -> dict[str, Any]:
@@ -88,11 +91,25 @@ def _result(verdict: Document) -> dict[str, Any]:
         return {}
     steps = {"step": result.get("steps"), "planned_steps": result.get("planned_steps")}
     known = {name: value for name, value in steps.items() if value is not None}
-    adapter = result.get("adapter_directory")
-    return {"result": result, "adapter_directory": adapter if adapter and Path(adapter).is_dir() else None, **known}
+    return {"result": result, "adapter_directory": _if_there(result.get("adapter_directory")), **known}
 
 
-def _next_step(job_id: str, state: str) -> str:
+def _if_there(directory: str | None) -> str | None:
+    try:
+        return directory if directory and Path(directory).is_dir() else None
+    except OSError:
+        return None
+
+
+def _next_step(facts: JobFacts, state: str) -> str:
+    if facts.unreadable is not None:
+        return f"Mend or remove {FOLDER}/jobs/{facts.id} (a link, permissions, the disk?), then look again."
     if state in QUEUED:
-        return f"It starts by itself. `qlora status {job_id} --follow` watches it, `qlora stop {job_id}` takes it out."
-    return f"`qlora status {job_id} --follow` watches it, `qlora stop {job_id}` ends it with a checkpoint."
+        return (
+            f"It starts by itself. `qlora status {facts.id} --follow` watches it, `qlora stop {facts.id}` takes it out."
+        )
+    if state in RESUMABLE or state == "cancelled":
+        return step_after(state, facts.id, newest_checkpoint(facts.plan, facts.last.request))
+    if state in TERMINAL:
+        return ""
+    return f"`qlora status {facts.id} --follow` watches it, `qlora stop {facts.id}` ends it with a checkpoint."

@@ -3,22 +3,27 @@
 import errno
 import json
 import os
+import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from qlora_tools import durable
-from qlora_tools.errors import ModelError, UsageError
-from qlora_tools.jobs import get_job, launch, list_jobs, prune_jobs, resume_job, start_training, stop_job
+from qlora_tools.checkpoints import write_checkpoint
+from qlora_tools.cli.job_screen import line_of
+from qlora_tools.errors import DataError, ModelError, RunStopped, UsageError
+from qlora_tools.jobs import get_job, launch, list_jobs, prune_jobs, resume_job, running, start_training, stop_job
 from qlora_tools.jobs.admission import Running, Turn, Wait, choose
-from qlora_tools.jobs.adoption import adopt
+from qlora_tools.jobs.adoption import adopt, tend
 from qlora_tools.jobs.devices import Device, Host, devices_here, may_have_gpu
 from qlora_tools.jobs.facts import AttemptFacts
 from qlora_tools.jobs.hiding import HidingStream, hidden_secrets
 from qlora_tools.jobs.layout import Ticket
 from qlora_tools.jobs.logs import read_log_file, shorten_log
 from qlora_tools.jobs.states import needs_verdict, state_of
+from qlora_tools.jobs.turns import Queue
 from qlora_tools.jobs.verdicts import end_unstarted, make_spare, verdict, write_verdict
 
 from .job_workspace import Jobs, jobs  # noqa: F401 - the fixture
@@ -84,10 +89,110 @@ def test_a_full_disk_still_takes_the_verdict(still: Jobs, monkeypatch: pytest.Mo
 
     attempt = still.folder(still.start().id).attempt(1)
     monkeypatch.setattr(durable, "reached", full)
-    written = write_verdict(attempt, verdict("failed", 4, "m" * 200_000, "mend", error={"error": "DiskSpaceError"}))
+    result = {
+        "losses": [number / 7 for number in range(20_000)],
+        "evaluation_losses": dict.fromkeys(map(str, range(9_000)), 1.0),
+    }
+    parts = {"result": {**result, "steps": 20_000, "smoke_answer": None}, "error": {"error": "DiskSpaceError"}}
+    written = write_verdict(attempt, verdict("failed", 4, 'it said "no" ' + "m" * 200_000, "mend", **parts))
     assert (written["state"], written["exit_code"]) == ("failed", 4)
-    assert still.get("last").state == "failed"
+    told = still.get("last")
+    assert told.state == "failed"
+    assert (told.message or "").startswith('it said "no" mmm')
+    assert "the disk was full" in (told.message or "")
+    assert told.result is not None
+    assert (told.result["steps"], told.result["losses"][0], told.result["losses"][-1]) == (20_000, 0.0, 19_999 / 7)
+    assert len(told.result["evaluation_losses"]) < 9_000
     assert [path.name for path in attempt.path.iterdir() if "partial" in path.name] == []
+
+
+def test_an_attempt_that_ends_before_it_saves_names_the_checkpoint_of_the_one_before(still: Jobs) -> None:
+    job = still.start()
+    folder = still.folder(job.id)
+    checkpoint = write_checkpoint(Path(job.output_directory), 4, lambda directory: None)
+    ending = running.Ending(folder, folder.attempt(1))
+    verdicts = [ending._verdict_of(error) for error in (RunStopped(0, None), DataError("Wrong.", next_step="Mend."))]
+    verdicts += [ending._verdict_of(ZeroDivisionError()), launch._cannot_start(folder, folder.attempt(1), [{}])]
+    for document in verdicts:
+        assert "begins again" not in document["next_step"]
+        assert str(checkpoint) in document["next_step"]
+    durable.write_once(folder.attempt(1).started_file, durable.as_json(BEGAN))
+    dead = still.get(job.id)
+    assert (dead.state, dead.last_checkpoint) == ("interrupted", str(checkpoint))
+    assert f"it goes on from {checkpoint}" in dead.next_step
+
+
+DEEP = '{"error": ' + '{"a": ' * 500 + "1" + "}" * 501
+# Files of a job that ended, and of one that began and is dead, with what is wrong in them.
+WRONG = [
+    (
+        "status.json",
+        '{"attempt": 1, "step": "abc", "loss": NaN, "warnings": [5], "updated": "soon", "memory_bytes": 1e400}',
+    ),
+    ("plan.json", '{"name": 5, "output_directory": 5, "created": null, "needed_bytes": "x", "model": {}}'),
+    ("attempt-001/request.json", '{"changes": 5, "sequence": "first", "resume_from": [1]}'),
+    ("attempt-001/started.json", '{"began": true, "memory_kills": {"file": 5}, "when": 7}'),
+    ("attempt-001/started.json", '{"began": false, "verdict": 5}'),
+    ("attempt-001/started.json", '{"began": true, "memory_kills": 5}'),
+    ("attempt-001/exit.json", '{"state": "stopped", "message": 5, "next_step": 7, "exit_code": "x", "ended": 3}'),
+    ("attempt-001/exit.json", '{"state": "succeeded", "message": "\\ud800", "result": {"adapter_directory": 5}}'),
+    ("attempt-001/exit.json", "[" * 200_000),
+    ("attempt-001/exit.json", DEEP),
+    ("attempt-001/exit.json", None),
+    ("attempt-001/launches.jsonl", '[]\n{"event": "launched", "time": "x"}\n5\n'),
+    ("log.txt", None),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), WRONG, ids=range(len(WRONG)))
+def test_a_wrong_file_spoils_no_other_job_nor_a_runner_behind(name: str, content: str | None, still: Jobs) -> None:
+    spoilt, other = still.start(), still.start()
+    folder, behind = still.folder(spoilt.id), still.folder(other.id)
+    if "exit" not in name and "launches" not in name:
+        durable.write_once(folder.attempt(1).started_file, durable.as_json(BEGAN))
+    path = folder.path / name
+    path.unlink(missing_ok=True)
+    path.mkdir() if content is None else path.write_text(content)
+    waiting = Queue(still.space, behind, behind.attempt(1))
+    for ticket in waiting._ahead():
+        tend(still.space, ticket)
+    assert isinstance(waiting._decide({}, {}), Turn | Wait)
+    found = {job.id: job for job in list_jobs().jobs}
+    assert found.keys() == {spoilt.id, other.id}
+    for job in (found[spoilt.id], still.get(spoilt.id)):
+        job.model_dump_json()
+        line_of(job)
+        assert job.next_step
+        if job.state in ("interrupted", "stopped"):
+            assert f"qlora resume {job.id}" in job.next_step
+            assert "--follow" not in job.next_step
+        if name.endswith("exit.json") and "state" not in (content or ""):
+            assert "Its exit.json cannot be read" in (job.message or "")
+    assert list_jobs().total == 2
+
+
+def test_a_job_that_cannot_be_read_at_all_is_told_as_that_and_left_alone(still: Jobs) -> None:
+    looping, empty, other = still.start(), still.start(), still.start()
+    shutil.rmtree(still.folder(looping.id).path)
+    still.folder(looping.id).path.symlink_to(still.folder(looping.id).path)
+    shutil.rmtree(still.folder(empty.id).attempt(1).path)
+    adopt(still.space)
+    found = {job.id: job for job in list_jobs().jobs}
+    assert found.keys() == {looping.id, empty.id, other.id}
+    for job_id in (looping.id, empty.id):
+        assert found[job_id].state == "interrupted"
+        assert "Its files cannot be read" in (found[job_id].message or "")
+        assert f"jobs/{job_id}" in found[job_id].next_step
+        assert still.get(job_id[:9]).message == found[job_id].message
+    assert still.get(other.id).state == "queued"
+    still.folder(looping.id).path.unlink()
+
+
+def test_a_file_in_the_place_of_the_queue_is_set_aside(still: Jobs) -> None:
+    waiting = still.start()
+    shutil.rmtree(still.space.active)
+    still.space.active.write_text("")
+    assert [(job.id, job.queue_position) for job in list_jobs().jobs] == [(waiting.id, 1)]
 
 
 def test_of_starting_and_stopping_a_waiting_job_one_wins(still: Jobs) -> None:
@@ -375,6 +480,48 @@ def test_a_long_log_loses_its_middle(tmp_path: Path) -> None:
     part = read_log_file(path, lines=1)
     assert (part.text, part.next_byte) == ("last\n", path.stat().st_size)
     assert read_log_file(path, since=10**9).text == ""
+
+
+def test_lines_that_come_while_a_log_is_shortened_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("old\n" * 40_000)
+    read = os.pread
+
+    def pread_while_others_write(descriptor: int, size: int, offset: int) -> bytes:
+        content = read(descriptor, size, offset)
+        if content.endswith(b"old\n"):
+            with path.open("a") as other:
+                other.write("came meanwhile\n")
+        return content
+
+    monkeypatch.setattr(os, "pread", pread_while_others_write)
+    assert shorten_log(path, 64_000)
+    assert path.read_text().endswith("old\ncame meanwhile\n")
+
+
+def test_threads_share_a_stream_and_a_log_without_losing_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    lines = [[f"{thread} {number}" for number in range(1_500)] for thread in range(4)]
+    with path.open("a") as file:
+        stream = HidingStream(file)
+
+        def write(own: list[str]) -> None:
+            for line in own:
+                stream.write(f"{line}\n")
+
+        threads = [threading.Thread(target=write, args=(own,)) for own in lines]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            shorten_log(path, 24_000)
+        stream.finish()
+    written = path.read_text()
+    assert "were taken out here" in written
+    # What came last is never cut out.
+    whole = [line.split() for line in written.splitlines()[-400:]]
+    for own in range(4):
+        numbers = [int(words[1]) for words in whole if words[0] == str(own)]
+        assert numbers == [*range(1_500)][1_500 - len(numbers) :]
 
 
 def test_a_spare_file_has_real_bytes(still: Jobs) -> None:

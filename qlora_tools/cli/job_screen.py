@@ -123,7 +123,7 @@ def _silence(status: JobStatus) -> str:
     if status.state not in ("starting", "running", "stopping") or status.updated is None:
         return ""
     seconds = _seconds_since(status.updated)
-    return f"last told {seconds / 60:.0f} min ago" if seconds > _SILENT_SECONDS else ""
+    return f"last told {seconds // 60:.0f} min ago" if seconds > _SILENT_SECONDS else ""
 
 
 def _needed(status: JobStatus) -> str:

@@ -57,14 +57,14 @@ def tend(space: Workspace, ticket: Ticket) -> None:
 def _tend(space: Workspace, ticket: Ticket) -> None:
     job = space.job(ticket.job_id)
     facts = settled(job)
+    if facts is not None and facts.unreadable is not None:
+        return
     if facts is None or facts.last.number != ticket.attempt:
         superseded = facts is not None and facts.last.number > ticket.attempt
         if superseded or age_seconds(space.active / ticket.name) > LEFTOVER_SECONDS:
             take_away(space, ticket)
         return
     state = state_of(facts.last)
-    if facts.unreadable is not None:
-        return
     if state in TERMINAL and facts.last.exit is not None:
         _clean_job(job)
         leave_queue(space, ticket)

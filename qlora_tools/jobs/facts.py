@@ -72,20 +72,26 @@ def read_facts(job: JobFolder) -> JobFacts | None:
     """Everything about `job`; None where there is no such job."""
     try:
         folders = job.attempts()
-        return _read(job, folders) if folders else None
+        if folders:
+            return _read(job, folders)
+        return _unreadable(job, "it has no attempt") if job.plan_file.exists() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        # It ends nothing and starts nothing: whether the job lives is not known.
-        reason = error.strerror or str(error)
-        return JobFacts(job.id, {}, (AttemptFacts(1, {}, exit={"damaged": reason}),), {}, None, unreadable=reason)
+        return _unreadable(job, error.strerror or str(error))
+
+
+def _unreadable(job: JobFolder, reason: str) -> JobFacts:
+    """With an end that nobody can read: whether the job lives is not known, so it is neither started nor given a verdict."""
+    return JobFacts(job.id, {}, (AttemptFacts(1, {}, exit={"damaged": reason}),), {}, None, unreadable=reason)
 
 
 def _read(job: JobFolder, folders: list[AttemptFolder]) -> JobFacts:
     status = read_document(job.status_file) or {}
     earlier = [_read_attempt(folder) for folder in folders[:-1]]
     last, held = _read_last(job, folders[-1], status)
-    plan = read_document(job.plan_file) or {"damaged": "it is missing"}
+    plan = read_document(job.plan_file)
+    plan = {"damaged": "it is missing"} if plan is None else plan
     return JobFacts(job.id, plan, (*earlier, last), status, held)
 
 

@@ -86,11 +86,6 @@ class Reporter:
     def _verdict_before(self, number: int) -> Document:
         return (read_document(self._job.attempt(number - 1).exit_file) or {}) if number > 1 else {}
 
-    @property
-    def last_checkpoint(self) -> str | None:
-        """The newest checkpoint that the run told of."""
-        return self._status.get("last_checkpoint")
-
     def _take(self, event: RunEvent) -> None:
         status = self._status
         if event.kind == "phase":

@@ -48,6 +48,7 @@ def resume_job(
     facts = settled(job)
     if facts is None:
         return status_of(space, job.id)
+    _require_readable(facts)
     _require_resumable(job.id, state_of(facts.last))
     if from_start and from_checkpoint is not None:
         raise UsageError("A checkpoint and the start are both asked for.", next_step="Name one of them.")
@@ -57,6 +58,15 @@ def resume_job(
         check_output_is_free(space, facts.plan.get("output_directory", ""), except_job=job.id)
         _begin(space, job, facts.last.number + 1, {**request_document(space), **request})
     return status_of(space, job.id)
+
+
+def _require_readable(facts: JobFacts) -> None:
+    reason = facts.unreadable or ("its plan.json is damaged" if "damaged" in facts.plan else None)
+    if reason is not None:
+        raise UsageError(
+            f"The job {facts.id} cannot be resumed: {reason}.",
+            next_step="Start a new job with `qlora train`; its output directory keeps what was trained.",
+        )
 
 
 def _require_resumable(job_id: str, state: str) -> None:

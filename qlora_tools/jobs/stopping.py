@@ -20,7 +20,7 @@ from .reading import find_job, status_of
 from .records import JobStatus
 from .states import QUEUED, TERMINAL, state_of
 from .tickets import tickets
-from .verdicts import end_unstarted, resume_step, settled, verdict
+from .verdicts import end_unstarted, newest_checkpoint, settled, step_after, verdict
 
 _PATIENCE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
@@ -58,7 +58,7 @@ def _ask_somehow(job: JobFolder, facts: JobFacts, *, cancel: bool, now: bool) ->
     try:
         _ask(job, facts, cancel=cancel, now=now)
         if waits:
-            end_unstarted(job.attempt(facts.last.number), _never_ran(job, cancel=cancel))
+            end_unstarted(job.attempt(facts.last.number), _never_ran(job, facts, cancel=cancel))
     except OSError as error:
         # A waiting runner that is killed is started again.
         number = signal.SIGKILL if now else signal.SIGTERM
@@ -97,9 +97,9 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _never_ran(job: JobFolder, *, cancel: bool) -> dict[str, object]:
-    step = "It was cancelled and cannot be resumed." if cancel else resume_step(job.id, None)
+def _never_ran(job: JobFolder, facts: JobFacts, *, cancel: bool) -> dict[str, object]:
     state = "cancelled" if cancel else "stopped"
+    step = step_after(state, job.id, newest_checkpoint(facts.plan, facts.last.request))
     return verdict(state, _STOPPED, "It was ended while it waited; nothing was trained.", step, cause="asked")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checkpoints import set_all_aside
 from ..config import RunConfig, parse_config
+from ..errors import UsageError
 from ..events import Listener, RunEvent, StopAsked
 from ..paths import as_path
 from ..requirements import quiet_libraries
@@ -40,7 +41,9 @@ def _cleared(config: RunConfig, on_event: Listener) -> RunConfig:
 
 
 def with_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
-    """The config `raw` with dotted fields changed. Raises `ConfigError` with all problems."""
+    """The config `raw` with dotted fields changed. Raises `ConfigError` with all problems, `UsageError` where it is lost."""
+    if not raw or "damaged" in raw:
+        raise UsageError("The job's config.json cannot be read.", next_step="Start a new job with `qlora train`.")
     parts = {part: dict(values) for part, values in raw.items()}
     for path, value in changes.items():
         part, _, name = path.partition(".")

@@ -152,10 +152,9 @@ def _short(document: Document) -> bytes:
     for entries, letters in _SHORTER:
         if len(whole) <= SPARE_BYTES:
             return whole
-        whole = durable.as_json(_cut(document, entries, letters))
-    if len(whole) <= SPARE_BYTES:
-        return whole
-    return durable.as_json({**_cut(document, *_SHORTER[-1]), "result": None, "error": None})
+        cut = _cut(document, entries, letters)
+        whole = durable.as_json({**cut, "message": f"{cut['message']} (This record is shortened: the disk was full.)"})
+    return whole if len(whole) <= SPARE_BYTES else durable.as_json({**cut, "result": None, "error": None})
 
 
 def _cut(value: Any, entries: int, letters: int) -> Any:

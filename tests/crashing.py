@@ -74,5 +74,5 @@ def _let_steps_call(change: Callable[[], None]) -> None:
     """Watch the seam too: writing into an open file is no event of Python's."""
     real = durable.reached
     for module in list(sys.modules.values()):
-        if module.__name__.startswith("qlora_tools") and getattr(module, "reached", None) is real:
+        if getattr(module, "__name__", "").startswith("qlora_tools") and getattr(module, "reached", None) is real:
             module.reached = lambda step, path: change()  # type: ignore[attr-defined]

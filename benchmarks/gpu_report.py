@@ -86,7 +86,7 @@ def run_shape() -> list[dict[str, Any]]:
                 "gradient_checkpointing": checkpointing,
                 "smoke_generation": False,
             }
-            parts = {"model": {"name": str(model)}, "data": {"path": str(rows)}, "training": training}
+            parts = {"model": {"name": str(model)}, "data": {"path": str(rows), "check": "warn"}, "training": training}
             config = parse_config({**parts, "output": {"directory": f"{scratch}/{checkpointing}"}})
             estimate = estimate_training(config, shape, compute_dtype="bfloat16")
             result = train(config)

@@ -68,6 +68,7 @@ def config_for(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "max_length_tokens": 64,
             "learning_rate": 1e-3,
             "smoke_generation": False,
+            "evaluation_samples": 0,
             **parts.pop("training", {}),
         }
         return {

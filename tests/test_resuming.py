@@ -84,7 +84,11 @@ def test_a_resumed_run_has_the_losses_and_the_adapter_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
-    ("layout", "schedule"), [*zip(("off", "bins", "padding_free") * 2, get_args(Schedule), strict=True)]
+    ("layout", "schedule"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if number >= 3 else [])
+        for number, case in enumerate(zip(("off", "bins", "padding_free") * 2, get_args(Schedule), strict=True))
+    ],
 )
 def test_every_layout_and_schedule_goes_on_through_evaluations_and_windows_of_the_log(
     layout: str, schedule: str, llama: Path, chat_rows: Path, config_for: Raw
@@ -98,6 +102,8 @@ def test_every_layout_and_schedule_goes_on_through_evaluations_and_windows_of_th
             "evaluation_every_steps": 2,
             "checkpoint_every_steps": 4,
             "warmup_fraction": 0.3,
+            # Once with answers at evaluations, which must not move the random state.
+            "evaluation_samples": int(schedule == "cosine"),
         }
         return config_for(llama, chat_rows, lora={"dropout": 0.1}, training=training, data={"evaluation_fraction": 0.3})
 
@@ -138,10 +144,10 @@ def test_a_stop_during_an_evaluation_makes_that_evaluation_again(llama: Path, ch
     "parts",
     [
         {"lora": {"use_dora": True}},
-        {"lora": {"initialization": "loftq"}},
-        {"lora": {"modules_to_save": ["lm_head"], "target_modules": "attention"}},
         {"lora": {"initialization": "pissa"}, "quantization": {"kind": "none"}},
-        {"quantization": {"kind": "int8"}},
+        pytest.param({"lora": {"initialization": "loftq"}}, marks=pytest.mark.slow),
+        pytest.param({"lora": {"modules_to_save": ["lm_head"], "target_modules": "attention"}}, marks=pytest.mark.slow),
+        pytest.param({"quantization": {"kind": "int8"}}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -272,3 +272,18 @@ def assert_refused(raw: dict[str, Any], said: str, code: int) -> None:
     assert refused.value.exit_code == code
     assert refused.value.next_step
     assert not Path(raw["output"]["directory"]).exists()
+
+
+def test_every_kind_of_event_is_shown(capsys: Output) -> None:
+    from typing import get_args
+
+    from qlora_tools.cli.console import watching
+    from qlora_tools.events import EventKind, RunEvent
+
+    metrics = {"step": 1, "planned_steps": 2, "loss": 0.5, "peak_allocated_bytes": 2**30}
+    with watching() as listener:
+        for kind in get_args(EventKind):
+            values = {"metrics": metrics, "progress": {"done": 1, "total": 2}}.get(kind, {"step": 1})
+            listener(RunEvent(kind, f"a {kind}", values))
+    shown = capsys.readouterr().err
+    assert all(f"a {kind}" in shown for kind in ("phase", "note", "warning", "checkpoint", "sample"))

@@ -115,9 +115,10 @@ class _ProgressListener:
         self._last_printed = 0
 
     def __call__(self, event: RunEvent) -> None:
-        if event.kind in ("phase", "note"):
+        if event.kind in ("phase", "note", "warning", "checkpoint", "sample"):
             self._end_bar()
-            self._progress.console.print(Text(visible_text(event.message)))
+            word = "" if event.kind in ("phase", "note") else f"  {event.kind}: "
+            self._progress.console.print(Text(visible_text(word + event.message)))
         elif event.kind == "progress":
             values = event.values
             self._advance(event.message, values["done"], values.get("total"), in_bytes=bool(values.get("bytes")))

@@ -834,11 +834,11 @@ def test_files_are_refused_before_the_work_begins(tmp_path: Path, capsys: Output
 
 
 def test_a_page_of_this_command_may_be_written_again(tmp_path: Path) -> None:
-    from qlora_tools.report.dataset_page import check_page
+    from qlora_tools.report.dataset_page import check_dataset_page
 
     page = tmp_path / "report.html"
     write_dataset_page(page, ready_report())
-    check_page(page)
+    check_dataset_page(page)
     write_dataset_page(page, unready_report())
     assert "export/tickets.csv" in page.read_text(encoding="utf-8")
 

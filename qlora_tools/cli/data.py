@@ -13,7 +13,7 @@ from ..config.overrides import settings_from_pairs
 from ..errors import UsageError
 from ..events import Listener
 from ..paths import as_path
-from ..report.dataset_page import check_page, write_dataset_page
+from ..report.dataset_page import check_dataset_page, write_dataset_page
 from ..report.dataset_table import print_dataset_report
 from ..report.dataset_words import visible_report
 from ..report.length_histogram import check_histogram, write_histogram
@@ -129,7 +129,7 @@ def _checked(targets: _Targets) -> dict[str, Path]:
     """Where files go, checked before any work is done."""
     named = {"html": targets["html"], "picture": targets["picture"], "redact": targets["redact"]}
     paths = {name: as_path(str(path)) for name, path in named.items() if path is not None}
-    checks = {"html": check_page, "picture": check_histogram, "redact": _check_copy}
+    checks = {"html": check_dataset_page, "picture": check_histogram, "redact": _check_copy}
     for name, path in paths.items():
         checks[name](path)
     return paths

@@ -9,7 +9,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..disk import disk_errors
-from ..errors import MissingLibraryError, UsageError
+from ..errors import MissingLibraryError
 from ..results import DatasetReport, LengthSummary
 from .dataset_words import (
     SEVERITIES,
@@ -26,31 +26,16 @@ from .dataset_words import (
     visible_report,
 )
 from .length_histogram import histogram_svg
+from .pages import check_page
 
 _SIGN = '<meta name="generator" content="qlora-tools data inspect">'
 _LONGEST_PIECE, _MOST_PIECES = 4_000, 300
 _MOST_OPEN = 3
 
 
-def check_page(path: Path) -> None:
-    """Raise `UsageError` unless a page may be written to `path`: a new file, or a page that was written so before."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(
-            f"The page {path} does not end in .html.", next_step=f"Write for example {path.stem or 'report'}.html."
-        )
-    with disk_errors(path, left="nothing was written"):
-        if not path.parent.is_dir():
-            raise UsageError(f"There is no directory {path.parent}.", next_step=f"Make it first: mkdir {path.parent}")
-        if path.exists() and not (path.is_file() and _is_ours(path)):
-            raise UsageError(
-                f"{path} is there already and is not a page of this command; it was left as it is.",
-                next_step="Choose another name.",
-            )
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _SIGN.encode() in file.read(500)
+def check_dataset_page(path: Path) -> None:
+    """Raise `UsageError` unless the page of a dataset may be written to `path`."""
+    check_page(path, _SIGN)
 
 
 def write_dataset_page(path: Path, report: DatasetReport) -> None:

@@ -9,9 +9,10 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..disk import disk_errors
-from ..errors import MissingLibraryError, UsageError
+from ..errors import MissingLibraryError
 from .dataset_page import with_code as with_code
 from .loss_curve import Curve, course_svg
+from .pages import check_page
 
 _SIGN = '<meta name="generator" content="qlora-tools report">'
 _TONES = {"succeeded": "good", "failed": "bad", "interrupted": "bad", "cancelled": "warn", "stopped": "warn"}
@@ -23,24 +24,8 @@ Document = Mapping[str, Any]
 
 
 def check_job_page(path: Path) -> None:
-    """Raise `UsageError` unless the report may be written to `path`: a new file, or an earlier report."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(
-            f"The report {path} does not end in .html.", next_step=f"Write for example {path.stem or 'report'}.html."
-        )
-    with disk_errors(path, left="nothing was written"):
-        if not path.parent.is_dir():
-            raise UsageError(f"There is no directory {path.parent}.", next_step=f"Make it first: mkdir {path.parent}")
-        if path.exists() and not (path.is_file() and _is_ours(path)):
-            raise UsageError(
-                f"{path} is there already and is not a report of this command; it was left as it is.",
-                next_step="Choose another name with -o.",
-            )
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _SIGN.encode() in file.read(500)
+    """Raise `UsageError` unless the report of a run may be written to `path`."""
+    check_page(path, _SIGN)
 
 
 def write_job_page(path: Path, run: Document, curve: Curve) -> None:

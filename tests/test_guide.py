@@ -1,83 +1,57 @@
-"""The reference texts are short, sourced, and right: every figure here is computed again and looked for in the text."""
+"""The reference texts are short, sourced and linked, and name only topics, tools, fields and checks that exist.
+
+Commands and their options in them are held by `test_docs.py`, figures by `test_guide_figures.py`.
+"""
 
 import ast
-import bisect
 import json
-import math
-import random
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel
+from qlora_tools.server.app import build_server
+from qlora_tools.server.options import ServerOptions
 
-from qlora_tools import estimate_memory
+from qlora_tools.access import Access
+from qlora_tools.cli.main import run
 from qlora_tools.config import RunConfig
 from qlora_tools.data.formats.detect import FORMATS
 from qlora_tools.data.lengths import LENGTH_STEP
 from qlora_tools.errors import UsageError
-from qlora_tools.guide import read_topic, topics
+from qlora_tools.guide import _ALSO, find_topic, read_topic, topics
 from qlora_tools.inspection.inspect import ROWS_CHECKED, inspect_dataset
 from qlora_tools.inspection.near import NEAR
-from qlora_tools.results import MemoryReport
 
 from .conftest import write_rows
 from .good_rows import good_rows
 
-INSPECTION = Path(__file__).parent.parent / "qlora_tools" / "inspection"
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-GRID = json.loads((RESULTS / "memory_grid.json").read_text(encoding="utf-8"))["rows"]
-TOPICS = ("data", "failures", "hyperparameters", "memory", "qlora", "quantization")
-
-GIB = 2**30
+ROOT = Path(__file__).parent.parent
+INSPECTION = ROOT / "qlora_tools" / "inspection"
+TOPICS = (
+    "data",
+    "data-checks",
+    "dtypes",
+    "evaluation",
+    "hyperparameters",
+    "licences",
+    "lora",
+    "lora-or-qlora",
+    "memory",
+    "memory-surprises",
+    "merging",
+    "optimizers",
+    "qlora",
+    "quantization",
+    "shipping",
+    "troubleshooting",
+)
+MOST_TOKENS = 1800
 ROWS = 100
 Row = dict[str, Any]
-LAYERS, HIDDEN, KEY_VALUE, MLP, VOCABULARY = 32, 4096, 1024, 14336, 128_256  # Llama-3.1-8B
-HEADS = 32
-TOKENS = 4 * 2048
-BITS_SAVED = 32 / 64 - (8 / 64 + 32 / (64 * 256))
-NF4_UP_TO_ZERO = (-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0)
-NF4 = (*NF4_UP_TO_ZERO, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1)
-FP4 = tuple(sorted({sign * level / 12 for sign in (1, -1) for level in (0, 0.0625, 2, 3, 4, 6, 8, 12)}))
-INT4 = tuple(level / 7 for level in range(-7, 8))
-
-
-def linear_weights(layers: int, hidden: int, mlp: int, key_value: int = KEY_VALUE) -> int:
-    return layers * (2 * hidden * hidden + 2 * hidden * key_value + 3 * hidden * mlp)
-
-
-def adapter_parameters(rank: int) -> int:
-    attention = 2 * (HIDDEN + HIDDEN) + 2 * (HIDDEN + KEY_VALUE)
-    return LAYERS * rank * (attention + 3 * (HIDDEN + MLP))
-
-
-def quantised_gb(weights: int, embeddings: int) -> float:
-    return (weights * (4 + 0.5 - BITS_SAVED) / 8 + 2 * embeddings) / 1e9
-
-
-WEIGHTS_8B = linear_weights(LAYERS, HIDDEN, MLP)
-WEIGHTS_70B = linear_weights(80, 8192, 28_672)
-EMBEDDINGS_8B, EMBEDDINGS_70B = 2 * VOCABULARY * HIDDEN, 2 * VOCABULARY * 8192
-PARAMETERS_8B = WEIGHTS_8B + EMBEDDINGS_8B + (2 * LAYERS + 1) * HIDDEN
-SAVED_8B, SAVED_70B = WEIGHTS_8B * BITS_SAVED / 8, WEIGHTS_70B * BITS_SAVED / 8
-ADAPTER = adapter_parameters(16)
-
-
-def relative_rms_error(levels: tuple[float, ...], block: int = 64) -> float:
-    """Error of storing standard normal weights by block-wise absmax and these levels; 256,000 draws."""
-    draw = random.Random(0)
-    middles = [(low + high) / 2 for low, high in pairwise(levels)]
-    squared_error = squared_weight = 0.0
-    for _ in range(256_000 // block):
-        weights = [draw.gauss(0, 1) for _ in range(block)]
-        absmax = max(map(abs, weights))
-        stored = [levels[bisect.bisect(middles, weight / absmax)] * absmax for weight in weights]
-        squared_error += sum((weight - value) ** 2 for weight, value in zip(weights, stored, strict=True))
-        squared_weight += sum(weight**2 for weight in weights)
-    return math.sqrt(squared_error / squared_weight)
 
 
 def config_defaults() -> dict[str, object]:
@@ -97,6 +71,19 @@ def fields_named_in(text: str) -> set[str]:
     return set(re.findall(r"`((?:model|data|lora|quantization|training|output)\.[a-z_]+)", text))
 
 
+def tokens_at_most(text: str) -> int:
+    """More than a tokenizer of today makes of such a text: pieces of words, of numbers, and marks, and a tenth more."""
+    return round(1.1 * len(re.findall(r"[A-Za-z]{1,7}|\d{1,3}|[^\sA-Za-z\d]{1,2}", text)))
+
+
+def sources_of(text: str) -> list[str]:
+    return [one_line(source) for source in re.split(r"\n(?=- )", text.partition("\n## Sources\n")[2])[1:]]
+
+
+def links_in(text: str) -> set[str]:
+    return set(re.findall(r"`qlora guide ([a-z-]+)`", one_line(text)))
+
+
 def test_every_topic_is_listed_with_its_summary() -> None:
     listed = topics()
     assert tuple(listed) == TOPICS
@@ -106,21 +93,75 @@ def test_every_topic_is_listed_with_its_summary() -> None:
 
 
 @pytest.mark.parametrize("name", TOPICS)
-def test_a_topic_is_short_and_names_its_sources(name: str) -> None:
+def test_a_topic_is_short(name: str) -> None:
     text = read_topic(name)
     assert text.startswith("# ")
-    assert 60 <= len(text.splitlines()) <= 140
-    sources = re.split(r"\n(?=- )", text.partition("\n## Sources\n")[2])[1:]
+    assert 50 <= len(text.splitlines()) <= 120
+    assert tokens_at_most(text) <= MOST_TOKENS
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 130
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_a_topic_names_its_sources_and_those_of_the_project_exist(name: str) -> None:
+    sources = sources_of(read_topic(name))
     assert len(sources) >= 3
     for source in sources:
-        assert re.search(r", (19|20)\d\d\.\s+arXiv:\d{4}\.\d{5}$", source.rstrip()), source
+        paths = re.findall(r"`([\w./-]+)`", source)
+        paper = re.search(r", (19|20)\d\d\. arXiv:\d{4}\.\d{5}$", source)
+        assert paper or paths or re.search(r": https://[\w./-]+$", source), source
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_papers_are_cited_alike_everywhere() -> None:
+    papers = {source for name in TOPICS for source in sources_of(read_topic(name)) if "arXiv:" in source}
+    numbers = [re.sub(r"^- \[\d\] |^- ", "", paper).partition(" arXiv:")[::2] for paper in papers]
+    cited: dict[str, set[str]] = {}
+    for title, number in numbers:
+        cited.setdefault(number, set()).add(title.partition(". ")[0].removesuffix(" (Lion)"))
+    assert {number: titles for number, titles in cited.items() if len(titles) > 1} == {}
+
+
+def test_every_paper_that_a_text_names_is_among_its_sources() -> None:
+    for name in TOPICS:
+        body, _, sources = read_topic(name).partition("\n## Sources\n")
+        named = set(re.findall(r"\(([A-Z][a-z]+) ((?:19|20)\d\d)\)", one_line(body)))
+        named |= set(re.findall(r"; ([A-Z][a-z]+) ((?:19|20)\d\d)\)", one_line(body)))
+        missing = [
+            who
+            for who in named
+            if not any(who[0] in line and who[1] in line for line in sources_of("\n## Sources\n" + sources))
+        ]
+        assert missing == [], name
+
+
+def test_links_between_topics_lead_to_topics_and_every_topic_is_reached_from_the_first() -> None:
+    links = {name: links_in(read_topic(name)) for name in TOPICS}
+    assert {name: found - set(TOPICS) for name, found in links.items() if found - set(TOPICS)} == {}
+    reached, new = {"qlora"}, {"qlora"}
+    while new:
+        new = {link for name in new for link in links[name]} - reached
+        reached |= new
+    assert reached == set(TOPICS)
+
+
+def test_the_first_guide_names_every_tool_of_the_server_and_no_guide_names_another(tmp_path: Path) -> None:
+    server = build_server(ServerOptions(Access(tmp_path)))
+    tools = {tool.name for tool in anyio.run(server.list_tools)}
+    table = read_topic("qlora").partition("| MCP tool |")[2].partition("\n\n")[0]
+    assert {name for row in table.splitlines() for name in re.findall(r"`([a-z]+_[a-z]+)`", row)} == tools
+    told = {tool for name in TOPICS for tool in re.findall(r"tool `(\w+)`", one_line(read_topic(name)))}
+    assert told and told <= tools
 
 
 @pytest.mark.parametrize("name", TOPICS)
 def test_a_topic_names_only_fields_that_the_config_has(name: str) -> None:
-    named = fields_named_in(read_topic(name))
-    assert named
-    assert named <= config_defaults().keys()
+    assert fields_named_in(read_topic(name)) <= config_defaults().keys()
+
+
+def test_every_field_that_people_tune_is_explained_somewhere() -> None:
+    named = {field for name in TOPICS for field in fields_named_in(read_topic(name))}
+    tuned = {field for field in config_defaults() if field.partition(".")[0] in ("lora", "quantization")}
+    assert tuned - named == set()
 
 
 def test_the_defaults_in_the_tables_are_those_of_the_config() -> None:
@@ -135,173 +176,16 @@ def test_the_defaults_in_the_tables_are_those_of_the_config() -> None:
         assert told == expected, field
 
 
-@pytest.mark.parametrize(
-    ("name", "figure"),
-    [
-        ("quantization", f"(exactly {BITS_SAVED}"),
-        ("quantization", f"= {0.5 - BITS_SAVED:.3f}"),
-        ("quantization", f"and {4.5 - BITS_SAVED:.3f} with it"),
-        ("quantization", f"**{SAVED_8B / 1e6:.0f} MB** ({SAVED_8B / GIB:.3f} GiB)"),
-        ("quantization", f"**{SAVED_70B / 1e9:.1f} GB** ({SAVED_70B / GIB:.2f} GiB)"),
-        ("quantization", f"give {7e9 * BITS_SAVED / 8 / 1e6:.0f} MB and {70e9 * BITS_SAVED / 8 / 1e9:.2f} GB"),
-        (
-            "quantization",
-            f"| {WEIGHTS_8B:,} | {WEIGHTS_8B / 16 / 1e6:.0f} MB | {WEIGHTS_8B / 64 * (1 + 4 / 256) / 1e6:.0f} MB |",
-        ),
-        (
-            "quantization",
-            f"| {WEIGHTS_70B:,} | {WEIGHTS_70B / 16e9:.2f} GB | {WEIGHTS_70B / 64e9 * (1 + 4 / 256):.2f} GB |",
-        ),
-        ("quantization", f"= {quantised_gb(WEIGHTS_8B, EMBEDDINGS_8B) * 1e9 / GIB:.2f} GiB"),
-        ("quantization", f"= {quantised_gb(WEIGHTS_70B, EMBEDDINGS_70B) * 1e9 / GIB:.1f} GiB"),
-        (
-            "quantization",
-            f"= {EMBEDDINGS_8B:,} parameters, {EMBEDDINGS_8B * 2 / 1e9:.2f} GB ({EMBEDDINGS_8B * 2 / GIB:.2f} GiB)",
-        ),
-        ("qlora", f"**{ADAPTER:,}**"),
-        ("qlora", f"which is {100 * ADAPTER / PARAMETERS_8B:.2f} %"),
-        ("qlora", f"model's {PARAMETERS_8B:,} parameters"),
-        ("qlora", f"{2 * ADAPTER / 1e6:.0f} MB (decimal)"),
-        ("qlora", f"{(4 + 4 + 2 + 8 / 256) * EMBEDDINGS_8B / 1e9:.1f} GB (decimal)"),
-        ("qlora", f"{quantised_gb(WEIGHTS_8B, EMBEDDINGS_8B):.2f} GB (5.31 GiB)"),
-        ("hyperparameters", f"r=8: {adapter_parameters(8):,}   r=16: {ADAPTER:,}   r=64: {adapter_parameters(64):,}"),
-        ("hyperparameters", f"r=64: {(10 + 8 / 256) * adapter_parameters(64) / GIB:.2f} GiB"),
-        ("hyperparameters", f"{LAYERS * 8 * (2 * HIDDEN + HIDDEN + KEY_VALUE):,} parameters"),
-        ("memory", f"{7e9 * 16 / 1e9:.0f} GB"),
-        (
-            "memory",
-            f"{3 * 16 * MLP * LAYERS:,} of {ADAPTER:,} parameters, and {3 * 16 * MLP * LAYERS * 2 / 1e6:.0f} MB",
-        ),
-    ],
-)
-def test_a_figure_in_the_text_is_what_its_arithmetic_gives(name: str, figure: str) -> None:
-    assert one_line(figure) in one_line(read_topic(name))
+def test_what_does_not_exist_yet_is_not_named() -> None:
+    for name in TOPICS:
+        assert re.findall(r"qlora (?:evaluate|export|serve|script)\b", read_topic(name)) == []
 
 
-def example(gpu: str = "4090", **settings: object) -> MemoryReport:
-    """The estimate of the worked example, with `settings` beside it."""
-    asked = {"micro_batch_size": 4, "gradient_accumulation_steps": 1, **settings}
-    return estimate_memory("llama-3.1-8b-instruct", gpu=gpu, settings=asked)
-
-
-def test_the_worked_memory_example_is_its_arithmetic_and_that_is_the_estimate() -> None:
-    paged = 3 * 16 * MLP * LAYERS
-    live = TOKENS * (18 * HIDDEN + 4 * KEY_VALUE + 12 * MLP + 12 * 16 + 4 * HEADS)
-    copies = 2 * (ADAPTER // LAYERS - 16 * (MLP + HIDDEN))
-    rows = [
-        (WEIGHTS_8B // 2, ["base weights"]),
-        (WEIGHTS_8B // 64 + 4 * WEIGHTS_8B // 64 // 256 + 7 * LAYERS * 2048, ["quantisation constants"]),
-        (2 * EMBEDDINGS_8B, ["embeddings and head"]),
-        (4 * ADAPTER, ["adapter (fp32)"]),
-        (2 * (ADAPTER - paged) + 8 * (ADAPTER - paged) // 256, ["optimiser state"]),
-        (2 * TOKENS * HIDDEN * LAYERS, ["saved activations"]),
-        (live + copies, ["live block"]),
-        (
-            18 * 2**20 + 2 * (2 * LAYERS + 1) * HIDDEN + 24 * TOKENS + 4 * 2048 * 128,
-            ["cuBLAS workspaces", "norms and biases", "batch and masks"],
-        ),
-    ]
-    report = example()
-    assert [size for size, _ in rows] == [sum(report.parts[name] for name in names) for _, names in rows]
-    assert sum(size for size, _ in rows) == report.mid_bytes
-    table = read_topic("memory").partition("## Worked example")[2].partition("## Gradient checkpointing")[0]
-    told = re.findall(r"^\| [^|]+ \| [^|]+ \| (\d+\.\d\d) \|$", table, flags=re.MULTILINE)
-    assert told == [f"{size / GIB:.2f}" for size, _ in rows]
-    assert f"| **{report.mid_bytes / GIB:.2f}** |" in table
-    assert f"{report.reserved_bytes / GIB:.2f} GiB reserved, and {report.needed_bytes / GIB:.2f} free" in table
-    assert f"{TOKENS * VOCABULARY * 10 / GIB:.2f} GiB (bf16, fp32 copy, fp32 gradient)" in table
-    tile = 2 * 4096 * 32_768
-    assert f"and takes {(TOKENS * (12 * HIDDEN + 32) + tile) / GIB:.2f}." in table
-
-
-def test_what_a_block_keeps_without_checkpointing_is_its_arithmetic_and_the_estimate() -> None:
-    kept = TOKENS * (16 * HIDDEN + 4 * KEY_VALUE + 8 * MLP + 14 * 16 + 4 * HEADS) + 2 * ADAPTER // LAYERS
-    report = example(gradient_checkpointing=False)
-    assert report.parts["saved activations"] == LAYERS * kept
-    assert (
-        f"{kept / GIB:.2f} GiB here, {LAYERS * kept / GIB:.2f} GiB for 32, in place of "
-        f"{2 * TOKENS * HIDDEN * LAYERS / GIB:.2f} GiB. The peak is {report.mid_bytes / GIB:.2f} GiB."
-    ) in one_line(read_topic("memory"))
-
-
-def test_the_savings_in_the_memory_guide_are_those_of_the_estimate_in_the_order_of_the_planner() -> None:
-    base = example()
-
-    def saved(*, before: MemoryReport = base, after: MemoryReport = base) -> str:
-        return f"{(before.mid_bytes - after.mid_bytes) / GIB:.2f}"
-
-    rows = [
-        ("micro_batch_size", [saved(after=example(micro_batch_size=2, gradient_accumulation_steps=2))]),
-        ("gradient_checkpointing", [saved(before=example(gradient_checkpointing=False))]),
-        ("optimizer", [saved(before=example(optimizer="adamw_torch")), f"{base.paged_bytes / GIB:.2f}"]),
-        ("kind", [saved(before=example(**{"quantization.kind": kind})) for kind in ("none", "int8")]),
-        ("max_length_tokens", [saved(after=example(max_length_tokens=1024))]),
-        ("rank", [saved(after=example(rank=8)), saved(after=example(target_modules="attention"))]),
-    ]
-    text = read_topic("memory").partition("## Out of memory")[2]
-    steps = re.findall(r"^\| (\d)\. `\w+\.(\w+)[^|]*\| ([^|]+) \|", text, flags=re.MULTILINE)
-    assert [(int(number), field) for number, field, _ in steps] == [(n, row[0]) for n, row in enumerate(rows, start=1)]
-    assert [re.findall(r"\d+\.\d\d", told) for *_, told in steps] == [figures for _, figures in rows]
-    assert f"r=8 saves {saved(after=example(rank=8))} GiB of {base.mid_bytes / GIB:.2f}" in read_topic("memory")
-
-
-def test_the_surprises_of_the_memory_guide_are_what_the_estimate_counts() -> None:
-    text = one_line(read_topic("memory"))
-    int8 = example(**{"quantization.kind": "int8"}).parts["saved activations"] - 2 * TOKENS * HIDDEN * LAYERS
-    assert int8 == TOKENS * 2 * (3 * HIDDEN + 2 * MLP) * LAYERS
-    assert f"T x 2 x (3 h + 2 i) x L = {int8 / GIB:.2f} GiB" in text
-    dora = example(use_dora=True)
-    assert dora.parts["scratch"] == 6 * MLP**2 + 2 * MLP * HIDDEN
-    assert dora.parts["saved activations"] == TOKENS * HIDDEN * (4 * (LAYERS - 1) + 2)
-    assert (
-        f"= {dora.parts['scratch'] / GIB:.2f} GiB of scratch, stream {dora.parts['saved activations'] / GIB:.2f}"
-        in text
-    )
-    assert f"{dora.mid_bytes / GIB:.2f} GiB in all" in text
-    wide, narrow = (example(**kind).parts["live block"] for kind in ({"quantization.kind": "none"}, {}))
-    assert f"live block {wide / GIB:.2f} GiB instead of {narrow / GIB:.2f}" in text
-    copies = LAYERS * (4 * TOKENS * (HIDDEN - KEY_VALUE) + 2 * 4 * 2048**2) + 4 * 2048**2
-    assert f"in the example without checkpointing {copies / GIB:.2f} GiB" in text
-    joined = example(packing="bins")
-    assert f"with bins the example takes {joined.mid_bytes / GIB:.2f} GiB instead of" in text
-    plain = example(gradient_checkpointing=False)
-    assert math.isclose(plain.high_bytes, 1.02 * (plain.mid_bytes - 18 * 2**20 + copies) + 18 * 2**20, rel_tol=1e-6)
-
-
-def measured(model: str, rows: int, length: int, **others: object) -> str:
-    """The measured peak in GiB of one run of the memory grid at rank 16, by what its settings add to the defaults."""
-    batch = {"training.micro_batch_size": rows, "training.max_length_tokens": length}
-    single = {"training.gradient_accumulation_steps": 1}
-    values = {**batch, "lora.rank": 16, **single, **others}
-    (found,) = (row for row in GRID if row["model"] == model and row["values"] == values and not row["padded"])
-    return f"{found['peak_allocated_bytes'] / GIB:.2f}"
-
-
-def test_what_the_memory_guide_calls_measured_stands_in_the_committed_grid() -> None:
-    text = one_line(read_topic("memory"))
-    llama = "llama-3.1-8b-instruct"
-    here = measured(llama, 4, 2048)
-    assert f"{example('h100').mid_bytes / GIB:.2f} GiB were predicted and {here} measured" in text
-    int8, plain = (measured(llama, 2, 2048, **{"quantization.kind": kind}) for kind in ("int8", "none"))
-    unnested = measured(llama, 2, 2048, **{"quantization.double_quantization": False})
-    assert f"Measured at 2 x 2048: int8 {int8}, 16 bits {plain}, NF4 with plain constants {unnested}" in text
-    sparse, dense = (measured(model, 2, 2048) for model in ("olmoe-1b-7b-0924-instruct", "olmo-2-1124-7b-instruct"))
-    assert f"OLMoE 1B-7B at 2 x 2048 {sparse} GiB, the dense OLMo-2 7B {dense}." in text
-    assert f"7B at 1 x 1024: {measured('falcon-7b-instruct', 1, 1024)} GiB" in text
-    tables = measured("qwen2.5-7b-instruct", 1, 1024, **{"lora.modules_to_save": ["lm_head", "embed_tokens"]})
-    without = measured("qwen2.5-7b-instruct", 1, 1024)
-    assert f"Qwen2.5-7B at 1 x 1024 with both: {tables} GiB, without {without}" in text
-
-
-@pytest.mark.parametrize(
-    ("label", "levels", "block"),
-    [("NF4", NF4, 64), ("int4", INT4, 64), ("FP4", FP4, 64), ("NF4 at block 256 has", NF4, 256)],
-)
-def test_the_stated_quantisation_errors_come_out_of_the_simulation(
-    label: str, levels: tuple[float, ...], block: int
-) -> None:
-    stated = f"{label} {100 * relative_rms_error(levels, block):.1f} %"
-    assert stated in one_line(read_topic("quantization"))
+def test_code_in_a_guide_compiles_and_imports_what_there_is() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", read_topic("evaluation"), flags=re.MULTILINE | re.DOTALL)
+    imports: list[ast.stmt] = [node for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert len(imports) == 3
+    exec(compile(ast.Module(imports, []), "guide", "exec"), {})
 
 
 def checks_of_the_guide() -> dict[str, str]:
@@ -311,7 +195,7 @@ def checks_of_the_guide() -> dict[str, str]:
 
 
 def checks_table() -> str:
-    return read_topic("data").partition("## What is checked")[2].partition("## Length and packing")[0]
+    return read_topic("data-checks").partition("## In a run")[0]
 
 
 def checks_of_the_code() -> set[str]:
@@ -392,14 +276,14 @@ def test_a_finding_becomes_an_error_above_the_share_that_the_data_guide_names(
 
 
 def test_the_other_figures_of_the_data_guide_are_those_of_the_code() -> None:
-    text = one_line(read_topic("data"))
+    text = one_line(read_topic("data-checks"))
     assert f"{100 * NEAR:g} % of three-word sequences" in text
     assert f"looks at {ROWS_CHECKED:,} usable rows" in text
-    assert f"in steps of {LENGTH_STEP}" in text
+    assert f"in steps of {LENGTH_STEP}" in one_line(read_topic("data"))
 
 
 def test_the_formats_of_the_data_guide_are_read_as_it_says(tmp_path: Path) -> None:
-    table = read_topic("data").partition("## Formats")[2].partition("## What is checked")[0]
+    table = read_topic("data").partition("## Formats")[2].partition("## Length")[0]
     rows = re.findall(r"^\| `(\w+)` \| `(\{.*?\})`(?: \||:)", table, flags=re.MULTILINE)
     assert tuple(name for name, _ in rows) == FORMATS
     for name, example in rows:
@@ -409,16 +293,40 @@ def test_the_formats_of_the_data_guide_are_read_as_it_says(tmp_path: Path) -> No
         assert mapping is not None and mapping.format == name
 
 
+def test_a_word_for_what_a_topic_holds_finds_it() -> None:
+    assert set(_ALSO.values()) <= set(TOPICS)
+    assert set(_ALSO) & set(TOPICS) == set()
+    assert (find_topic("NF4"), find_topic("learning rate"), find_topic("target_modules")) == (
+        "quantization",
+        "hyperparameters",
+        "lora",
+    )
+    assert read_topic("failures") == read_topic("troubleshooting")
+
+
 def test_an_unknown_topic_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError) as caught:
-        read_topic("Quantisation")
+        read_topic("Quantisatoin")
     assert caught.value.next_step == "Did you mean `qlora guide quantization`?"
-    assert "'Quantisation'" in str(
-        caught.value
-    ) and "data, failures, hyperparameters, memory, qlora, quantization" in str(caught.value)
+    assert "'Quantisatoin'" in str(caught.value) and ", ".join(TOPICS) in str(caught.value)
 
 
 def test_a_topic_unlike_all_others_is_refused_with_the_list() -> None:
     with pytest.raises(UsageError) as caught:
-        read_topic("../errors.py")
+        read_topic("../pyproject.toml")
     assert caught.value.next_step == "Run `qlora guide` to list them with a summary."
+
+
+def test_the_command_lists_the_topics_and_prints_one_by_any_of_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["guide"]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()[: len(TOPICS)]] == list(TOPICS)
+    assert all(summary in listed for summary in topics().values())
+    assert run(["guide", "oom", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"topic": "memory", "markdown": read_topic("memory")}
+
+
+def test_the_command_reference_names_every_topic() -> None:
+    section = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").partition("## qlora guide\n")[2]
+    rows = [row.split("|")[1] for row in section.partition("## qlora mcp")[0].splitlines() if row.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`([a-z-]+)`", row)) == list(TOPICS)

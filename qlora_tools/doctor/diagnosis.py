@@ -142,7 +142,7 @@ def _finding_of_unknown(error: UnknownError) -> Finding:
         changes={},
         commands=[],
         next_step=error.next_step,
-        more="failures",
+        more="troubleshooting",
     )
 
 

@@ -108,7 +108,7 @@ FAILURES = (
         )
         + matching("merge", r"merge_and_unload.{0,100}(?:4-?bit|8-?bit|quanti)", "likely"),
         commands=("qlora merge OUTPUT -o MERGED",),
-        more="quantization",
+        more="merging",
     ),
     Failure(
         "shared_tensors_saved",

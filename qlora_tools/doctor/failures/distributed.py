@@ -20,7 +20,7 @@ FAILURES = (
         )
         + likely("must flatten tensors with uniform", "expects tensors of the same dtype"),
         storage_as_computed,
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "processes_out_of_step",

@@ -64,6 +64,6 @@ class Failure:
     signs: Sequence[Sign] = ()
     changes: Changes = no_changes
     commands: tuple[str, ...] = ()
-    more: str = "failures"
+    more: str = "troubleshooting"
     follows: bool = False
     in_words: bool = False

@@ -87,7 +87,7 @@ FAILURES = (
         "A step needed more than was free: micro-batch times row length decides, and one long row is enough.",
         "Halve training.micro_batch_size and double training.gradient_accumulation_steps (the same result), turn "
         "training.gradient_checkpointing on, then lower training.max_length_tokens. "
-        "`qlora estimate --config` counts it "
+        "`qlora estimate` counts it "
         "beforehand. Where much is reserved but unallocated, set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.",
         certain(*_OUT_OF_MEMORY, "cublas_status_alloc_failed")
         + matching("memory", r"cuda\s?out\s?of\s?memory|[o0]utofmemory|cuda oom\b|tried to allocate [\d.]+ [kmgt]i?b")

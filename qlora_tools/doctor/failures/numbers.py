@@ -14,7 +14,7 @@ FAILURES = (
         "Train in bf16 where the GPU has it; else keep the adapter in fp32. qlora-tools does so by itself.",
         certain("attempting to unscale fp16 gradients", "attemting to unscale fp16"),
         set_to(quantization__compute_dtype="auto"),
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "loss_not_finite",
@@ -48,7 +48,7 @@ FAILURES = (
         certain("probability tensor contains either", "nan or inf found in input tensor")
         + likely("probtensor contains", "assertion `probability tensor"),
         set_to(quantization__compute_dtype="auto"),
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "dtypes_differ",
@@ -77,7 +77,7 @@ FAILURES = (
         )
         + matching("!=", r"got: (?:c10::)?(?:float|half|bfloat16|double|long int|char) != (?:c ?10::)?\w+"),
         set_to(quantization__compute_dtype="auto"),
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "bfloat16_not_supported",
@@ -101,7 +101,7 @@ FAILURES = (
         + matching("for 'bfloat16'", r"not implemented for 'bfloat16'")
         + matching("bf16", r"bf16.{0,80}(?:ampere|compute capability)"),
         set_to(quantization__compute_dtype="float16", quantization__storage_dtype="uint8"),
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "half_on_cpu",
@@ -110,7 +110,7 @@ FAILURES = (
         "Put the model on the GPU; on a CPU load it in float32.",
         matching("for 'half'", r"not implemented for 'half'"),
         set_to(quantization__compute_dtype="auto"),
-        more="quantization",
+        more="dtypes",
     ),
     Failure(
         "slow_by_compute_dtype",
@@ -125,6 +125,6 @@ FAILURES = (
             "bnb_4bit_compute_type=torch.float32",
         ),
         set_to(quantization__compute_dtype="auto"),
-        more="quantization",
+        more="dtypes",
     ),
 )

@@ -46,7 +46,7 @@ FAILURES = (
         + matching("absmax", r"(?:keyerror|valueerror|unexpected).{0,80}(?:absmax|quant_state)", "likely")
         + matching("quant method", r"quant method is not yet supported: '?bitsandbytes"),
         commands=("qlora merge OUTPUT -o MERGED", "python convert_hf_to_gguf.py MERGED --outfile model.gguf"),
-        more="quantization",
+        more="shipping",
     ),
     Failure(
         "gguf_tokenizer_unknown",

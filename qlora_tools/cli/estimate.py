@@ -1,7 +1,6 @@
 """`qlora estimate`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -11,10 +10,7 @@ import click
 from ..config.overrides import config_with, settings_from_pairs
 from ..errors import UsageError
 from ..events import RunEvent
-from ..memory import estimate_memory
-from ..models.gpu_here import gpu_here
-from ..models.gpus import gpu_from_hardware_name
-from ..models.hardware import Hardware
+from ..memory.here import Target
 from ..models.known import find_model
 from ..paths import as_path
 from ..report.memory_heat_map import heat_map_lengths, write_heat_map
@@ -26,7 +22,6 @@ from ..results import MemoryReport, ProbeResult
 from .console import json_option, print_json, stdout, working
 
 _MICRO_BATCHES = (1, 2, 4, 8, 16)
-_GIB = 2**30
 _picture = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -37,19 +32,12 @@ class _Machine(TypedDict):
     memory_limit_gib: float | None
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The GPU to plan for; `found` is that of this machine, where none was named."""
-
-    gpu: str | None
-    limit_gib: float | None
-    found: Hardware | None = None
-
-
 @click.command("estimate")
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--model", required=True, help="Catalogue name, directory with a config.json, or Hub id.")
-@click.option("--gpu", help="Such as t4, 4090, a100-80gb, h100. Without it: the GPU of this machine, if it has one.")
+@click.option(
+    "--gpu", help="Such as t4, 4090, a100-80gb, h100, or cpu. Without it: the GPU of this machine, if it has one."
+)
 @click.option(
     "--memory-limit-gib",
     type=click.FloatRange(0.5, 4096),
@@ -94,9 +82,8 @@ def command(
     """
     given = settings_from_pairs(settings)
     pictures = _pictures(plot, heat_map, task)
-    target = _target(machine["gpu"], machine["memory_limit_gib"], task)
-    estimate = partial(estimate_memory, model, gpu=target.gpu, memory_limit_gib=target.limit_gib, task=task)
-    report = _with_found(estimate(settings=given), target.found)
+    estimate = partial(Target.named_or_here(**machine, task=task).estimate, model, task=task)
+    report = estimate(settings=given)
     if plot is not None:
         write_bar(pictures["plot"], report, given)
     if heat_map is not None:
@@ -121,25 +108,6 @@ def _pictures(plot: Path | None, heat_map: Path | None, task: str) -> dict[str, 
     if len(set(paths.values())) < len(paths):
         raise UsageError("--plot and --heat-map name the same file.", next_step="Give each picture a file of its own.")
     return paths
-
-
-def _target(gpu: str | None, limit_gib: float | None, task: str) -> _Target:
-    if gpu is not None or limit_gib is not None or task == "merging":
-        return _Target(gpu, limit_gib)
-    found = gpu_here()
-    if found is None:
-        return _Target(None, None)
-    known = gpu_from_hardware_name(found.name)
-    # A GPU that others fill has next to nothing free, and half a GiB is the smallest limit.
-    return _Target(known.name if known else None, max(0.5, found.free_memory_bytes / _GIB), found)
-
-
-def _with_found(report: MemoryReport, found: Hardware | None) -> MemoryReport:
-    if found is None:
-        return report
-    free, whole = found.free_memory_bytes / _GIB, found.memory_bytes / _GIB
-    note = f"{found.name} is the GPU of this machine; {free:.2f} of its {whole:.2f} GiB are free now."
-    return report.model_copy(update={"gpu": found.name, "notes": [*report.notes, note]})
 
 
 def _needed(

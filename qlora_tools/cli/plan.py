@@ -42,7 +42,7 @@ class _Job(TypedDict):
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--model", help="Catalogue name, directory, or Hub id.")
 @click.option("--data", help="Training rows: a .jsonl, .json, .csv, .tsv, .parquet or .txt file.")
-@click.option("--gpu", help="Such as t4, 4090, a100-80gb, h100. Without it: the GPU of this machine.")
+@click.option("--gpu", help="Such as t4, 4090, a100-80gb, h100, or cpu. Without it: the GPU of this machine.")
 @click.option(
     "--memory-limit-gib",
     type=click.FloatRange(0.5, 4096),

@@ -7,6 +7,7 @@ from ..config.library_arguments import resolve_compute_dtype
 from ..config.overrides import config_with, field_path
 from ..config.schema import RunConfig
 from ..errors import UsageError
+from ..models.cpu_here import CPU, cpu_here
 from ..models.gpus import find_gpu
 from ..models.hardware import Hardware
 from ..models.known import KnownModel, find_model
@@ -55,7 +56,7 @@ _NEWEST = Hardware("cuda", "a GPU with bf16", 0, 0, computes_bfloat16=True, comp
 
 
 def hardware_for(gpu: str | None, memory_limit_gib: float | None) -> Hardware | None:
-    """The machine to plan for: a GPU by name, less where a limit is given, or any GPU of that much memory."""
+    """The machine to plan for: a GPU by name or `cpu`, less where a limit is given, or any GPU of that much memory."""
     number = isinstance(memory_limit_gib, int | float) and not isinstance(memory_limit_gib, bool)
     if memory_limit_gib is not None and not (number and 0.5 <= memory_limit_gib <= 4096):
         raise UsageError(
@@ -68,7 +69,7 @@ def hardware_for(gpu: str | None, memory_limit_gib: float | None) -> Hardware | 
     if gpu is None:
         assert limit is not None
         return Hardware("cuda", f"a GPU of {memory_limit_gib:g} GiB", limit, limit, True, (9, 0))
-    card = find_gpu(gpu).hardware()
+    card = cpu_here() if gpu.strip().lower() == CPU else find_gpu(gpu).hardware()
     if limit is None or limit >= card.free_memory_bytes:
         return card
     return Hardware(card.kind, card.name, card.memory_bytes, limit, card.computes_bfloat16, card.compute_capability)

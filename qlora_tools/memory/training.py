@@ -128,9 +128,11 @@ class _Step:
         sliding = self._sliding_masked()
         blocks: list[Block] = []
         width = 4 if self.tables and "embed_tokens" in str(self.config.lora.modules_to_save) else self.width
-        for index in range(self.shape.layers):
-            sparse = index >= self.shape.dense_layers
-            batch = self._batch(sparse)
+        kinds = [index >= self.shape.dense_layers for index in range(self.shape.layers)]
+        # One of each kind: looking one up means hashing the whole config.
+        batches = {sparse: self._batch(sparse) for sparse in set(kinds)}
+        for index, sparse in enumerate(kinds):
+            batch = batches[sparse]
             # Which blocks slide does not matter for the peak, only how many; they are put first.
             batch = masked(batch) if index < sliding else batch
             block = record_block(self.shape, batch, sparse=sparse, entry_width=width)

@@ -129,9 +129,12 @@ def _last(name: str) -> str:
 
 def adapter_tensors(shape: ModelShape, lora: LoraConfig) -> list[list[int]]:
     """Elements of every trained tensor, block by block."""
-    return [
-        [*_adapters(shape, lora, sparse=sparse), *_saved_linears(lora, linears)] for sparse, linears in _blocks(shape)
-    ]
+    kinds = list(_blocks(shape))
+    of_a_kind = {
+        sparse: [*_adapters(shape, lora, sparse=sparse), *_saved_linears(lora, linears)]
+        for sparse, linears in dict(kinds).items()
+    }
+    return [of_a_kind[sparse] for sparse, _ in kinds]
 
 
 def _adapters(shape: ModelShape, lora: LoraConfig, *, sparse: bool) -> list[int]:

@@ -54,7 +54,8 @@ def target_hardware(gpu: str | None, memory_limit_gib: float | None) -> Hardware
     if hardware is None:
         raise UsageError(
             "No GPU was named, and nvidia-smi finds none on this machine.",
-            next_step="Name one (--gpu 4090, --gpu t4, --gpu a100-80gb) or give its free memory (--memory-limit-gib 24).",
+            next_step="Name one (--gpu 4090, --gpu t4, --gpu a100-80gb), give its free memory (--memory-limit-gib 24), or "
+            "plan for the processor of this machine with --gpu cpu, right for models of some hundred million parameters.",
         )
     return hardware
 

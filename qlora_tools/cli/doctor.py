@@ -54,7 +54,9 @@ def command(log: str | None, config_file: str | None, target: str | None, worksp
             raise UsageError("--apply needs the config that it changes.", next_step="Add --config FILE.")
         report = diagnose(sys.stdin.buffer if log == "-" else as_path(log), config=config)
     else:
-        report, config = _of_a_job(log, workspace, config)
+        from ..jobs.diagnosing import diagnose_job
+
+        report, config = diagnose_job(log, workspace=workspace, config=config)
     written = _write(report, config, path) if path is not None and config is not None else None
     show_diagnosis(report, written, as_json=as_json)
     return 0 if report.recognised else _NOTHING_RECOGNISED
@@ -63,18 +65,6 @@ def command(log: str | None, config_file: str | None, target: str | None, worksp
 def _is_log(name: str) -> bool:
     """Whether a file is meant and no job: it is one, or is written like one."""
     return name == "-" or as_path(name).is_file() or Path(name).name != name or bool(Path(name).suffix)
-
-
-def _of_a_job(name: str, workspace: Path | None, config: RunConfig | None) -> tuple[DiagnosisReport, RunConfig | None]:
-    """Why a job failed, and its config: the log is read where its last message tells nothing."""
-    from ..jobs import get_job
-    from ..jobs.layout import Workspace
-
-    status = get_job(name, workspace=workspace)
-    job = Workspace.at(workspace).job(status.id)
-    config = config or load_config(job.config_file)
-    report = diagnose(status.message or "", config=config)
-    return (report if report.recognised else diagnose(job.log_file, config=config)), config
 
 
 def _environment(*, as_json: bool) -> int:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from ..jobs.run_report import curve_caption, curve_of, job_facts
 from ..paths import as_path
 from ..progress.durations import duration_words
 from ..progress.metrics import Course
 from ..progress.summary import JobFacts, RunSummary, read_run
 from ..report.job_page import check_job_page, verdict_words, write_job_page
-from ..report.loss_curve import Curve, write_loss_curve
+from ..report.loss_curve import write_loss_curve
 from ..report.pictures import check_picture, new_figure
 from .console import json_option, print_json, stderr
 from .job_screen import workspace_option
@@ -58,40 +59,22 @@ def _found(run: str, workspace: Path | None) -> tuple[Path, JobFacts | None]:
     from ..jobs import get_job
 
     status = get_job(run, workspace=workspace)
-    attempts = [f"{one.attempt}: {one.state}" + (f", {one.message}" if one.message else "") for one in status.attempts]
-    facts = JobFacts(
-        status.id, status.state, status.message, status.next_step, status.planned_steps, attempts, status.warnings
-    )
-    return Path(status.output_directory), facts
+    return Path(status.output_directory), job_facts(status)
 
 
 def _write(summary: RunSummary, course: Course, page: Path | None, picture: Path | None) -> list[Path]:
-    drawn = Curve(
-        losses=course.series("loss"),
-        evaluation_losses=course.evaluation_losses,
-        learning_rates=course.series("learning_rate"),
-        resumed=summary.resumed_after,
-        recovered=summary.recovered_after,
-    )
+    drawn = curve_of(summary, course)
     document, written = summary.model_dump(mode="json"), []
     if page is not None:
         write_job_page(page, document, drawn)
         written.append(page)
     if picture is not None:
         title = summary.job_id or Path(summary.output_directory).name
-        if write_loss_curve(picture, drawn, title=title, below=_below(summary)):
+        if write_loss_curve(picture, drawn, title=title, below=curve_caption(summary)):
             written.append(picture)
         else:
             stderr().print("No curve was drawn: there is no loss yet.", markup=False)
     return written
-
-
-def _below(summary: RunSummary) -> str:
-    """The line below the picture's title."""
-    steps = f"{summary.step:,}" + (f" of {summary.planned_steps:,}" if summary.planned_steps else "")
-    losses = summary.losses
-    course = "" if losses is None else f" · loss {losses.first:.3f} → {losses.last:.3f}"
-    return f"{steps} steps · {summary.state}{course}"
 
 
 def _show_json(summary: RunSummary, written: list[Path]) -> None:

@@ -108,3 +108,25 @@ def _unknown(space: Workspace, job_id: str, meant: list[str], present: list[str]
     near = difflib.get_close_matches(f"job-{job_id.removeprefix('job-')}", present, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"There is no job {job_id!r}.{hint}", next_step="`qlora jobs` lists all jobs.")
+
+
+def adapter_of(name: str, *, workspace: Path | None = None) -> Path | None:
+    """The output directory of the job that `name` means; None where it means none, as a path does.
+
+    Raises `UsageError` for a job that has no finished adapter.
+    """
+    space = Workspace.at(workspace)
+    if "/" in name or name.startswith((".", "~")):
+        return None
+    try:
+        status = status_of(space, find_job(space, name))
+    except UsageError:
+        if name.startswith("job-") or name == "last":
+            raise
+        return None
+    if status.adapter_directory is None:
+        raise UsageError(
+            f"The job {status.id} is {status.state} and has no finished adapter.",
+            next_step=status.next_step or "Wait for its end, or name another one.",
+        )
+    return Path(status.output_directory)

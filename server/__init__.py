@@ -1,5 +1,6 @@
 """The MCP server: thin tools over `qlora_tools`; installed as `qlora_tools.server`."""
 
 from .app import build_server
+from .options import ServerOptions
 
-__all__ = ["build_server"]
+__all__ = ["ServerOptions", "build_server"]

@@ -1,0 +1,123 @@
+"""Resources: guides, the config schema, and what jobs wrote. All of it text, safe to show and without secrets."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.mcpserver.resources import FunctionResource
+
+from qlora_tools.config import config_schema, dump_config, load_config
+from qlora_tools.errors import QloraError, UsageError
+from qlora_tools.guide import read_topic, topics
+from qlora_tools.jobs import JobStatus, get_job, read_log
+from qlora_tools.jobs.layout import Workspace
+from qlora_tools.jobs.run_report import curve_of, read_job_run
+from qlora_tools.report.job_page import job_page
+from qlora_tools.run_output import METRICS_FILE
+
+from .answers import shown
+from .options import ServerOptions
+
+_LOG_LINES = 2_000
+_MOST_METRICS_BYTES = 1_000_000
+_MARKDOWN = "text/markdown"
+
+
+def add_resources(server: MCPServer, options: ServerOptions) -> None:
+    """Give `server` its resources."""
+    for topic, summary in topics().items():
+        server.add_resource(
+            FunctionResource(
+                uri=f"qlora://guide/{topic}",
+                name=f"guide-{topic}",
+                description=summary,
+                mime_type=_MARKDOWN,
+                fn=partial(read_topic, topic),
+            )
+        )
+    server.resource("qlora://config/schema", name="config-schema", mime_type="application/json")(_schema)
+    server.resource("qlora://guide/{topic}", name="guide", mime_type=_MARKDOWN)(_guide)
+    files = JobFiles(options)
+    parts = (
+        ("config", "text/yaml", files.config),
+        ("log", "text/plain", files.log),
+        ("metrics", "application/jsonl", files.metrics),
+        ("report", "text/html", files.report),
+    )
+    for part, mime_type, read in parts:
+        server.resource(f"qlora://jobs/{{job_id}}/{part}", name=f"job-{part}", mime_type=mime_type)(read)
+
+
+def _schema() -> str:
+    """The JSON Schema of a run config: every field, its type, bounds, default and effect."""
+    return json.dumps(config_schema())
+
+
+def _guide(topic: str) -> str:
+    """A short reference text in Markdown."""
+    return _said(read_topic, topic)
+
+
+class JobFiles:
+    """What a job wrote, as far as it lies where this server may read."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+
+    def config(self, job_id: str) -> str:
+        """The job's complete run config as YAML."""
+        return _said(self._config, job_id)
+
+    def log(self, job_id: str) -> str:
+        """The last 2,000 lines of the job's log."""
+        return _said(lambda: read_log(job_id, lines=_LOG_LINES, workspace=self._options.workspace).text)
+
+    def metrics(self, job_id: str) -> str:
+        """The job's metrics, one JSON object a line; of long runs the end."""
+        return _said(self._metrics, job_id)
+
+    def report(self, job_id: str) -> str:
+        """How the job went, as a page of HTML."""
+        return _said(self._report, job_id)
+
+    def _config(self, job_id: str) -> str:
+        status = self._status(job_id)
+        return dump_config(load_config(Workspace.at(self._options.workspace).job(status.id).config_file))
+
+    def _metrics(self, job_id: str) -> str:
+        path = self._output(self._status(job_id)) / METRICS_FILE
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _MOST_METRICS_BYTES))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            raise UsageError(f"The job {job_id} has no metrics yet.", next_step="Look again later.") from None
+        return text if size <= _MOST_METRICS_BYTES else text.partition("\n")[2]
+
+    def _report(self, job_id: str) -> str:
+        status = self._status(job_id)
+        self._output(status)
+        summary, course = read_job_run(status)
+        return job_page(summary.model_dump(mode="json"), curve_of(summary, course))
+
+    def _status(self, job_id: str) -> JobStatus:
+        return get_job(job_id, workspace=self._options.workspace)
+
+    def _output(self, status: JobStatus) -> Path:
+        return self._options.access.to_read(status.output_directory, f"output directory of {status.id}")
+
+
+def _said(read: Callable[..., str], *arguments: str) -> str:
+    """The text that `read` gives. Raises `ResourceError` in the words of what went wrong."""
+    try:
+        return shown(read(*arguments))
+    except UsageError as error:
+        raise ResourceNotFoundError(f"{error.message} {error.next_step}") from None
+    except QloraError as error:
+        raise ResourceError(f"{error.message} {error.next_step}") from None
+    except OSError as error:
+        raise ResourceError(f"It cannot be read: {error.strerror}.") from None

@@ -1,0 +1,205 @@
+"""estimate_memory and create_config."""
+
+from typing import Annotated, Any, Literal
+
+from mcp.server.mcpserver.context import Context
+from mcp.types import CallToolResult
+from pydantic import Field, WithJsonSchema
+
+from qlora_tools.config import dump_config, explain_config, parse_config
+from qlora_tools.config.overrides import field_path
+from qlora_tools.errors import UsageError
+from qlora_tools.memory.here import Target
+
+from ..answers import Structured, answered
+from ..arguments import Config, Gpu, MemoryLimit, Model, PathText, Settings
+from ..planning_words import (
+    MemoryAnswer,
+    comparison_answer,
+    comparison_words,
+    largest_answer,
+    largest_words,
+    memory_answer,
+    memory_words,
+    plan_words,
+)
+from ..work import Document
+from .toolset import Toolset, gib
+
+_STILL = "It is still being computed. Make the same call again to get the answer."
+
+
+class PlannedField(Structured):
+    """One field of a config, and why it has its value."""
+
+    field: str
+    value: Annotated[Any, WithJsonSchema({"type": ["string", "number", "boolean", "array", "object", "null"]})]
+    reason: str
+    source: str | None = None
+    effect: str
+
+
+class GivenUp(Structured):
+    """What was given up so that the run fits."""
+
+    change: str
+    saved_gib: float
+    time_factor: float | None = None
+    quality: str
+
+
+class ConfigAnswer(Structured):
+    """A config with its reasons; `fits` and `needed_gib` of plans only."""
+
+    config: dict[str, dict[str, Any]]
+    values: list[PlannedField]
+    fits: bool | None = None
+    needed_gib: float | None = None
+    free_gib: float | None = None
+    given_up: list[GivenUp] = Field(default_factory=list)
+    smaller_model: str | None = None
+    larger_gpu: str | None = None
+    steps: int | None = None
+    expected_seconds: float | None = None
+    notes: list[str] = Field(default_factory=list)
+    next_call: str
+
+
+class PlanningTools(Toolset):
+    """What fits, and with which settings."""
+
+    async def estimate_memory(
+        self,
+        context: Context[Any, Any],
+        model: Model | None = None,
+        gpu: Gpu | None = None,
+        memory_limit_gib: MemoryLimit | None = None,
+        task: Annotated[
+            Literal["training", "full", "inference", "merging"],
+            Field(description="training: QLoRA; full: all weights trained, to compare."),
+        ] = "training",
+        settings: Settings | None = None,
+        view: Annotated[
+            Literal["estimate", "strategies", "largest_models"],
+            Field(description="strategies: QLoRA, 16-bit LoRA, a larger model. largest_models: what a GPU takes."),
+        ] = "estimate",
+    ) -> Annotated[CallToolResult, MemoryAnswer]:
+        """Peak memory of a model and whether it fits a GPU, before any download. Needs no GPU. Do not reckon by hand."""
+        asked = settings or {}
+        if view == "largest_models":
+            return await self._compared(
+                "largest", {"gpu": gpu, "memory_limit_gib": memory_limit_gib, "settings": asked}, context
+            )
+        if model is None:
+            raise UsageError(
+                f"view {view!r} needs a model.", next_step="Give model, or view='largest_models' for what a GPU takes."
+            )
+        name = self._checked(model, "rows.jsonl", asked)["model"]
+        if view == "strategies":
+            wanted = {"model": name, "gpu": gpu, "memory_limit_gib": memory_limit_gib, "settings": asked}
+            return await self._compared("strategies", wanted, context)
+        target = await self._aside(Target.named_or_here, gpu, memory_limit_gib, task)
+        report = await self._aside(target.estimate, name, task=task, settings=asked)
+        return answered(memory_words(report), memory_answer(report))
+
+    async def _compared(self, task: str, arguments: Document, context: Context[Any, Any]) -> CallToolResult:
+        found = await self._worked(task, arguments, context)
+        if found is None:
+            return answered(_STILL, MemoryAnswer(view=task, next_call=_STILL))
+        if task == "largest":
+            return answered(largest_words(found), largest_answer(found))
+        return answered(comparison_words(found), comparison_answer(found))
+
+    async def create_config(
+        self,
+        context: Context[Any, Any],
+        model: Model | None = None,
+        data: Annotated[PathText, Field(description="File, directory or Hub id of the rows.")] | None = None,
+        gpu: Gpu | None = None,
+        memory_limit_gib: MemoryLimit | None = None,
+        goal: Annotated[
+            Literal["style", "instructions", "hard"],
+            Field(
+                description="style: tone or domain; instructions: a task or format; hard: reasoning. Decides the rank."
+            ),
+        ] = "instructions",
+        output: Annotated[PathText, Field(description="Directory for results. Default: runs/MODEL-DATA.")]
+        | None = None,
+        rows_per_step: Annotated[int, Field(ge=1, le=4096, description="Effective batch.")] = 16,
+        settings: Settings | None = None,
+        config: Config | None = None,
+    ) -> Annotated[CallToolResult, ConfigAnswer]:
+        """Plan a run that fits: a config with the reason for each value. Or check a config that you give as `config`.
+
+        For a plan give model and data; settings are kept, such as {"evaluation_fraction": 0.1}. Pass what is returned to
+        start_training.
+        """
+        if config is not None:
+            return self._validated(config, [name for name, value in (("model", model), ("data", data)) if value])
+        if model is None or data is None:
+            raise UsageError(
+                "A plan needs model and data.", next_step="Give both, or give config to check one that you have."
+            )
+        checked = self._checked(model, data, settings or {}, output or "output")
+        wanted = {
+            **checked,
+            "output": checked["output"] if output else None,
+            "gpu": gpu,
+            "memory_limit_gib": memory_limit_gib,
+            "goal": goal,
+            "rows_per_step": rows_per_step,
+        }
+        plan = await self._worked("plan", wanted, context)
+        if plan is None:
+            return answered(_STILL, ConfigAnswer(config={}, values=[], next_call=_STILL))
+        return answered(plan_words(plan, _after_plan(plan)), _plan_answer(plan))
+
+    def _validated(self, config: Document, beside: list[str]) -> CallToolResult:
+        if beside:
+            raise UsageError(
+                f"config names {' and '.join(beside)} already.", next_step="Give config alone to check it."
+            )
+        parsed = self.options.access.checked_config(parse_config(config, source="given"))
+        explained = [item for item in explain_config(parsed) if not item.is_default]
+        values = [
+            PlannedField(field=item.field, value=item.value, reason="as given", effect=item.meaning)
+            for item in explained
+        ]
+        call = "start_training(config=...) with this config."
+        text = f"The config is valid.\n{dump_config(parsed)}\nNext: {call}"
+        whole = parsed.model_dump(mode="json", exclude_unset=True)
+        return answered(text, ConfigAnswer(config=whole, values=values, next_call=call))
+
+
+def _plan_answer(plan: Document) -> ConfigAnswer:
+    schedule, memory = plan["schedule"], plan["memory"]
+    return ConfigAnswer(
+        config=plan["config"],
+        values=[PlannedField(**{name: value[name] for name in PlannedField.model_fields}) for value in plan["values"]],
+        fits=plan["fits"],
+        needed_gib=gib(memory["needed_bytes"]),
+        free_gib=gib(memory["free_bytes"]),
+        given_up=[_given_up(rung) for rung in plan["ladder"] if rung["status"] == "applied"],
+        smaller_model=(plan["smaller_model"] or {}).get("name"),
+        larger_gpu=(plan["larger_gpu"] or {}).get("name"),
+        steps=schedule["steps"],
+        expected_seconds=schedule["seconds"],
+        notes=plan["notes"],
+        next_call=_after_plan(plan),
+    )
+
+
+def _given_up(rung: Document) -> GivenUp:
+    change = ", ".join(f"{field_path(name)}={value}" for name, value in rung["settings"].items())
+    return GivenUp(
+        change=change,
+        saved_gib=gib(rung["saved_bytes"]) or 0.0,
+        time_factor=rung["time_factor"],
+        quality=rung["quality"],
+    )
+
+
+def _after_plan(plan: Document) -> str:
+    if not plan["fits"]:
+        return f"Do not start it: {plan['next_step']}"
+    return "Show the person the values that matter, then start_training(config=...) with this config."

@@ -1,0 +1,68 @@
+"""What all tools share: the workspace, child processes, and threads for what blocks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+from mcp.server.mcpserver.context import Context
+
+from qlora_tools.config.overrides import config_with, field_path
+
+from ..options import ServerOptions
+from ..work import Document, WorkRoom
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_PATH_SETTINGS = ("model.name", "data.path", "data.evaluation_path", "data.more_sources", "output.directory")
+# More threads would only take the interpreter from one another.
+_THREADS = 4
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Toolset:
+    """Base of the classes whose methods are tools."""
+
+    options: ServerOptions
+    room: WorkRoom
+    _threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_THREADS))
+
+    async def _aside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks in a thread; a caller that goes away does not wait for it."""
+        return await anyio.to_thread.run_sync(
+            lambda: function(*args, **kwargs), abandon_on_cancel=True, limiter=self._threads
+        )
+
+    async def _worked(self, task: str, arguments: Mapping[str, Any], context: Context[Any, Any]) -> Document | None:
+        """The answer of a worker; None where it needs longer than a call should last."""
+
+        async def tell(event: Document) -> None:
+            values = event["values"]
+            await context.report_progress(values.get("done", 0.0), values.get("total"), event["message"])
+
+        return await self.room.done(task, arguments, tell)
+
+    def _checked(self, model: str | None, data: str, settings: Mapping[str, Any], output: str = "output") -> Document:
+        """Model, data and settings with every path in them checked and resolved. Raises `UsageError`, `ConfigError`."""
+        asked = {field_path(name): value for name, value in settings.items()}
+        config = self.options.access.checked_config(
+            config_with(asked, model=model or "any/any", data=data, output=asked.get("output.directory", output))
+        )
+        plain = config.model_dump(mode="json")
+        for name in _PATH_SETTINGS:
+            if name in asked:
+                part, _, last = name.partition(".")
+                asked[name] = plain[part][last]
+        return {
+            "model": config.model.name if model else None,
+            "data": config.data.path,
+            "settings": asked,
+            "output": config.output.directory,
+        }
+
+
+def gib(size: float | None) -> float | None:
+    """Bytes as GiB with two decimals."""
+    return None if size is None else round(size / GIB, 2)

@@ -12,7 +12,8 @@ _TERMINAL_SEQUENCE = re.compile(
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _KEPT = "\n\t\u200c\u200d"  # Joiners shape Persian, Indic scripts and emoji, and steer nothing.
 _TAKEN_OUT = ("Cc", "Cf", "Cs", "Co", "Cn")
-_PLAIN = re.compile(r"[\n\t -~]*")
+# What needs no closer look: ASCII, Latin, punctuation, arrows; all of it assigned and visible.
+_PLAIN = re.compile("[\n\t -~\xa0-\xac\xae-\u024f\u2010-\u2027\u2190-\u21ff]*")
 
 
 def visible_text(text: str) -> str:

@@ -47,9 +47,7 @@ def answered(
     content: list[ContentBlock] = [TextContent(type="text", text=shortened(shown(text), MOST_CHARACTERS))]
     content += [ImageContent(type="image", data=picture, mime_type="image/png") for picture in pictures if picture]
     content += links
-    return CallToolResult(
-        content=content, structured_content=_shown_data(structured.model_dump(mode="json", exclude_defaults=True))
-    )
+    return CallToolResult(content=content, structured_content=_data_of(structured))
 
 
 def refused(error: QloraError) -> CallToolResult:
@@ -77,6 +75,16 @@ def shortened(text: str, longest: int) -> str:
 def link_to(uri: str, name: str, mime_type: str, description: str) -> ResourceLink:
     """A link to a resource of this server."""
     return ResourceLink(type="resource_link", uri=uri, name=name, mime_type=mime_type, description=description)
+
+
+def _data_of(structured: Structured) -> dict[str, Any]:
+    data: dict[str, Any] = structured.model_dump(mode="json", exclude_defaults=True)
+    text = structured.model_dump_json(exclude_defaults=True)
+    # Looked at as a whole first, which is ten times cheaper; what JSON escapes could hide something.
+    if len(text) <= _LONGEST_VALUE and "\\" not in text and shown(text) == text:
+        return data
+    cleaned: dict[str, Any] = _shown_data(data)
+    return cleaned
 
 
 def _shown_data(value: Any) -> Any:

@@ -22,6 +22,7 @@ from .tools.data import DataTools
 from .tools.jobs import JobControls, JobTools
 from .tools.machine import MachineTools
 from .tools.planning import PlanningTools
+from .warming import WarmAfterFirst
 from .work import WorkRoom
 
 _INSTRUCTIONS = (
@@ -47,6 +48,7 @@ def build_server(options: ServerOptions, room: WorkRoom | None = None) -> MCPSer
         instructions=_INSTRUCTIONS,
         tools=_tools(options, room or WorkRoom()),
         log_level="WARNING",
+        middleware=[WarmAfterFirst()],
     )
     add_resources(server, options)
     add_prompts(server)

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from qlora_tools.config.files import parse_config_text
 from qlora_tools.errors import QloraError
 
 _LONGEST_PATH = 4096
@@ -15,6 +14,8 @@ def _as_mapping(value: Any) -> Any:
     """A config that was written as YAML or JSON text is read; anything else is left to the type check."""
     if not isinstance(value, str):
         return value
+    from qlora_tools.config.files import parse_config_text
+
     try:
         return parse_config_text(value, source="given")
     except QloraError as error:

@@ -3,10 +3,8 @@
 from mcp.server import MCPServer
 from mcp.types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 
+import qlora_tools
 from qlora_tools.guide import topics
-from qlora_tools.jobs import list_jobs
-from qlora_tools.models.catalogue import CATALOGUE
-from qlora_tools.models.gpus import load_gpus
 
 from .options import ServerOptions
 
@@ -33,7 +31,13 @@ def _known(argument: str, options: ServerOptions) -> list[str]:
     if argument == "topic":
         return list(topics())
     if argument == "job_id":
-        return [job.id for job in list_jobs(limit=_MOST, workspace=options.workspace).jobs]
+        return [job.id for job in qlora_tools.list_jobs(limit=_MOST, workspace=options.workspace).jobs]
     if argument == "model":
+        from qlora_tools.models.catalogue import CATALOGUE
+
         return sorted(CATALOGUE)
-    return [gpu.name for gpu in load_gpus()] if argument == "gpu" else []
+    if argument == "gpu":
+        from qlora_tools.models.gpus import load_gpus
+
+        return [gpu.name for gpu in load_gpus()]
+    return []

@@ -1,16 +1,18 @@
 """Jobs in words, and as the structured side of answers; each with the next useful call."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.types import ResourceLink
 from pydantic import Field
 
-from qlora_tools.jobs import JobStatus
 from qlora_tools.jobs.states import QUEUED, TERMINAL
 from qlora_tools.progress.durations import duration_words
 from qlora_tools.progress.line import status_line
 
 from .answers import Structured, link_to
+
+if TYPE_CHECKING:
+    from qlora_tools.jobs import JobStatus
 
 _MOST_WARNINGS = 5
 _LOG_CHARACTERS = 6_000
@@ -94,7 +96,7 @@ class JobListAnswer(Structured):
     next_call: str
 
 
-def job_answer(status: JobStatus, *, log: str | None = None) -> JobAnswer:
+def job_answer(status: "JobStatus", *, log: str | None = None) -> JobAnswer:
     """A job as data."""
     fields = status.model_dump(include=set(JobAnswer.model_fields) - {"attempts", "result"})
     result = {name: value for name, value in (status.result or {}).items() if name not in _LEFT_OUT}
@@ -113,22 +115,22 @@ def job_answer(status: JobStatus, *, log: str | None = None) -> JobAnswer:
     )
 
 
-def job_handle(status: JobStatus) -> JobHandle:
+def job_handle(status: "JobStatus") -> JobHandle:
     """What is needed to go on with a job."""
     fields = status.model_dump(include=set(JobHandle.model_fields))
     return JobHandle(**fields, needed_gib=_needed_gib(status), next_call=next_call(status))
 
 
-def _needed_gib(status: JobStatus) -> float | None:
+def _needed_gib(status: "JobStatus") -> float | None:
     return None if status.needed_bytes is None else round(status.needed_bytes / 2**30, 2)
 
 
-def job_line(status: JobStatus) -> JobLine:
+def job_line(status: "JobStatus") -> JobLine:
     """A job of a list as data."""
     return JobLine(**status.model_dump(include=set(JobLine.model_fields)))
 
 
-def job_words(status: JobStatus, *, log: str | None = None) -> str:
+def job_words(status: "JobStatus", *, log: str | None = None) -> str:
     """A job in a few lines."""
     lines = [f"{status.id} ({status.name}): {state_words(status)}"]
     lines += [status.message] if status.message else []
@@ -141,7 +143,7 @@ def job_words(status: JobStatus, *, log: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def state_words(status: JobStatus) -> str:
+def state_words(status: "JobStatus") -> str:
     """`running, step 12/100 · loss 1.234 · ETA 3 min`."""
     if status.state in QUEUED:
         place = f", place {status.queue_position}" if status.queue_position else ""
@@ -171,7 +173,7 @@ def _numbers(values: object) -> list[float]:
     return values if isinstance(values, list) and whole else []
 
 
-def next_call(status: JobStatus) -> str:
+def next_call(status: "JobStatus") -> str:
     """The call that helps next."""
     job = f"job_id={status.id!r}"
     if status.state == "succeeded":
@@ -189,7 +191,7 @@ def next_call(status: JobStatus) -> str:
     return f"{wait} waits for its end."
 
 
-def job_links(status: JobStatus) -> list[ResourceLink]:
+def job_links(status: "JobStatus") -> list[ResourceLink]:
     """Where the whole report, log and metrics of a job are."""
     base = f"qlora://jobs/{status.id}"
     return [

@@ -1,15 +1,17 @@
 """Memory and plans in words, and as the structured side of answers."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from qlora_tools.progress.durations import duration_words
-from qlora_tools.results import MemoryReport
 
 from .answers import Structured
 from .work import Document
+
+if TYPE_CHECKING:
+    from qlora_tools.results import MemoryReport
 
 _GIB = 2**30
 _MOST_PARTS = 5
@@ -58,7 +60,7 @@ class MemoryAnswer(Structured):
     next_call: str
 
 
-def memory_answer(report: MemoryReport) -> MemoryAnswer:
+def memory_answer(report: "MemoryReport") -> MemoryAnswer:
     """An estimate as data."""
     return MemoryAnswer(
         view="estimate",
@@ -76,7 +78,7 @@ def memory_answer(report: MemoryReport) -> MemoryAnswer:
     )
 
 
-def memory_words(report: MemoryReport) -> str:
+def memory_words(report: "MemoryReport") -> str:
     """An estimate in a few lines."""
     head = f"{report.model} ({report.parameters / 1e9:.2f} B parameters), {report.task}: "
     if report.host is not None:
@@ -97,7 +99,7 @@ def memory_words(report: MemoryReport) -> str:
     return "\n".join(lines)
 
 
-def _after_memory(report: MemoryReport) -> str:
+def _after_memory(report: "MemoryReport") -> str:
     if report.task == "merging":
         return "qlora merge OUTPUT -o DIR, on the command line."
     if report.fits is None:

@@ -4,22 +4,23 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
 
-from qlora_tools.config import config_schema, dump_config, load_config
+import qlora_tools
 from qlora_tools.errors import QloraError, UsageError
 from qlora_tools.guide import read_topic, topics
-from qlora_tools.jobs import JobStatus, get_job, read_log
 from qlora_tools.jobs.layout import Workspace
-from qlora_tools.jobs.run_report import curve_of, read_job_run
-from qlora_tools.report.job_page import job_page
 from qlora_tools.run_output import METRICS_FILE
 
 from .answers import shown
 from .options import ServerOptions
+
+if TYPE_CHECKING:
+    from qlora_tools.jobs import JobStatus
 
 _LOG_LINES = 2_000
 _MOST_METRICS_BYTES = 1_000_000
@@ -53,6 +54,8 @@ def add_resources(server: MCPServer, options: ServerOptions) -> None:
 
 def _schema() -> str:
     """The JSON Schema of a run config: every field, its type, bounds, default and effect."""
+    from qlora_tools.config import config_schema
+
     return json.dumps(config_schema())
 
 
@@ -73,7 +76,7 @@ class JobFiles:
 
     def log(self, job_id: str) -> str:
         """The last 2,000 lines of the job's log."""
-        return _said(lambda: read_log(job_id, lines=_LOG_LINES, workspace=self._options.workspace).text)
+        return _said(lambda: qlora_tools.read_log(job_id, lines=_LOG_LINES, workspace=self._options.workspace).text)
 
     def metrics(self, job_id: str) -> str:
         """The job's metrics, one JSON object a line; of long runs the end."""
@@ -84,6 +87,8 @@ class JobFiles:
         return _said(self._report, job_id)
 
     def _config(self, job_id: str) -> str:
+        from qlora_tools.config import dump_config, load_config
+
         status = self._status(job_id)
         return dump_config(load_config(Workspace.at(self._options.workspace).job(status.id).config_file))
 
@@ -99,15 +104,18 @@ class JobFiles:
         return text if size <= _MOST_METRICS_BYTES else text.partition("\n")[2]
 
     def _report(self, job_id: str) -> str:
+        from qlora_tools.jobs.run_report import curve_of, read_job_run
+        from qlora_tools.report.job_page import job_page
+
         status = self._status(job_id)
         self._output(status)
         summary, course = read_job_run(status)
         return job_page(summary.model_dump(mode="json"), curve_of(summary, course))
 
-    def _status(self, job_id: str) -> JobStatus:
-        return get_job(job_id, workspace=self._options.workspace)
+    def _status(self, job_id: str) -> "JobStatus":
+        return qlora_tools.get_job(job_id, workspace=self._options.workspace)
 
-    def _output(self, status: JobStatus) -> Path:
+    def _output(self, status: "JobStatus") -> Path:
         return self._options.access.to_read(status.output_directory, f"output directory of {status.id}")
 
 

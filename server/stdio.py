@@ -1,16 +1,17 @@
-"""Serving on stdin and stdout: nothing but the protocol there, and an end within two seconds."""
+"""Serving on stdin and stdout: nothing but the protocol there, no thread for a message, and an end within two seconds."""
 
-import io
 import os
 import select
 import sys
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
-import anyio.from_thread
+import anyio.to_thread
 from mcp.server import MCPServer
+from mcp.server.stdio import stdio_server
 
 from qlora_tools.errors import UsageError
 
@@ -18,6 +19,7 @@ from .ending import Ending
 
 _GRACE_SECONDS = 0.8
 _ANSWER_SECONDS = 0.6
+_READ_BYTES = 64 * 1024
 
 
 def serve_stdio(server: MCPServer, *, at_end: Sequence[Callable[[], None]] = ()) -> None:
@@ -31,11 +33,35 @@ def serve_stdio(server: MCPServer, *, at_end: Sequence[Callable[[], None]] = ())
             next_step="Let an MCP client start it, or serve with --http.",
         )
     with Ending(grace_seconds=_GRACE_SECONDS, with_parent=True, at_end=at_end) as ending:
-        under_way = _UnderWay()
-        server.middleware.append(under_way)
-        # The SDK asks for its buffer, once.
-        sys.stdin = SimpleNamespace(buffer=io.BufferedReader(_Incoming(ending, under_way)))  # type: ignore[assignment]
-        anyio.run(server.run_stdio_async)
+        anyio.run(_serve, server, ending)
+
+
+def _taken_streams() -> tuple[int, int]:
+    """Descriptors of the client's stdin and stdout, which nobody else has any more.
+
+    What code or its children print goes to stderr from here on, and who asks for input gets none.
+    """
+    incoming, outgoing = os.dup(0), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.close(nowhere)
+    os.dup2(2, 1)
+    sys.stdin, sys.stdout = None, sys.stderr
+    return incoming, outgoing
+
+
+async def _serve(server: MCPServer, ending: Ending) -> None:
+    under_way = _UnderWay()
+    server.middleware.append(under_way)
+    stdin, stdout = _taken_streams()
+    incoming = _Incoming(stdin, ending, under_way)
+    # `MCPServer` runs on streams of its own choice only, which read and write in threads: half a millisecond a message.
+    low = server._lowlevel_server
+    streams: Any = stdio_server(stdin=incoming, stdout=_Outgoing(stdout))  # type: ignore[arg-type]
+    async with streams as (read, write), anyio.create_task_group() as tasks:
+        tasks.start_soon(incoming.end_when_told)
+        await low.run(read, write, low.create_initialization_options())
+        tasks.cancel_scope.cancel()
 
 
 class _UnderWay:
@@ -61,42 +87,75 @@ class _UnderWay:
             await anyio.sleep(moment)
 
 
-class _Incoming(io.RawIOBase):
-    """What comes on stdin, until it ends or the process is told to end: both look like the end of input to the SDK.
+class _Incoming:
+    """The client's lines, until stdin ends or the process is told to end: both are the end of input to the SDK."""
 
-    The SDK reads in a thread, which nothing could wake from a plain read.
-    """
-
-    def __init__(self, ending: Ending, under_way: _UnderWay) -> None:
-        super().__init__()
+    def __init__(self, wire: int, ending: Ending, under_way: _UnderWay) -> None:
+        self._wire = wire
         self._ending = ending
         self._under_way = under_way
-        self._wire = os.dup(0)
-        self._events = select.poll()
-        self._events.register(self._wire, select.POLLIN)
-        self._events.register(ending, select.POLLIN)
-        # Ready as soon as nobody reads our stdout any more.
-        self._events.register(os.dup(1), 0)
-        # Children of tools inherit an empty stdin instead of the client's messages.
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, 0)
-        os.close(nowhere)
+        self._rest = b""
+        self._ended = False
+        self._reading = anyio.CancelScope()
 
-    def readable(self) -> bool:
-        """Yes."""
-        return True
+    def __aiter__(self) -> "_Incoming":
+        return self
 
-    def readinto(self, buffer: Any) -> int:
-        """Wait for bytes and put them into `buffer`; 0 is the end."""
-        # The SDK reads after it has taken both streams. What code prints from here on is log, and it gets no input.
-        sys.stdin, sys.stdout = None, sys.stderr
-        ready = {descriptor for descriptor, _ in self._events.poll()}
-        if ready != {self._wire}:
-            self._ending.begin()
-            return 0
-        data = os.read(self._wire, len(buffer))
-        buffer[: len(data)] = data
-        if not data:
-            self._ending.begin()
-            anyio.from_thread.run(self._under_way.answered)
-        return len(data)
+    async def __anext__(self) -> str:
+        while b"\n" not in self._rest:
+            data = await self._more()
+            if not data:
+                break
+            self._rest += data
+        line, end, self._rest = self._rest.partition(b"\n")
+        if not line and not end:
+            raise StopAsyncIteration
+        return line.decode("utf-8", errors="replace")
+
+    async def end_when_told(self) -> None:
+        """Wait for the process to be told to end, and then for no more input."""
+        await anyio.wait_readable(self._ending.fileno())
+        if not self._ended:
+            self._ended = True
+            self._reading.cancel()
+
+    async def _more(self) -> bytes:
+        if self._ended:
+            return b""
+        with anyio.CancelScope() as self._reading:
+            # Files and the null device are always ready, and epoll takes none.
+            with suppress(PermissionError):
+                await anyio.wait_readable(self._wire)
+            data = os.read(self._wire, _READ_BYTES)
+            if not data:
+                self._ended = True
+                self._ending.begin()
+                await self._under_way.answered()
+            return data
+        return b""
+
+
+class _Outgoing:
+    """Writes whole lines to the client."""
+
+    def __init__(self, wire: int) -> None:
+        self._wire = wire
+        self._ready = select.poll()
+        self._ready.register(wire, select.POLLOUT)
+
+    async def write(self, text: str) -> None:
+        """Write `text`; raises `BrokenPipeError` where nobody reads any more."""
+        data = text.encode()
+        # So much a pipe that is ready takes without waiting; what is longer waits in a thread for the client to read.
+        if len(data) <= select.PIPE_BUF and self._ready.poll(0):
+            os.write(self._wire, data)
+        else:
+            await anyio.to_thread.run_sync(partial(self._write_all, data))
+
+    async def flush(self) -> None:
+        """Nothing is held back."""
+
+    def _write_all(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._wire, left) :]

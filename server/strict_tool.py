@@ -11,10 +11,9 @@ from mcp.server.mcpserver.tools.base import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import ValidationError
 
-from qlora_tools.config.overrides import field_path
 from qlora_tools.errors import QloraError, UsageError
 
-from .answers import refused, shortened
+from .answers import refused, shortened, shown
 from .schemas import plain_schema
 
 _log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class StrictTool(Tool):
         return UsageError(f"{self.name} does not take {words}.", next_step=self._signature())
 
     def _unknown_word(self, name: str, known: list[str]) -> str:
-        shown = shortened(repr(name), 80)
+        shown = _brief(name)
         near = difflib.get_close_matches(name, known, n=1)
         if near:
             return f"{shown} (did you mean {near[0]}?)"
@@ -95,6 +94,8 @@ class StrictTool(Tool):
 
 
 def _config_field(name: str) -> str | None:
+    from qlora_tools.config.overrides import field_path
+
     try:
         return field_path(name)
     except UsageError:
@@ -107,4 +108,9 @@ def _problem(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{place} is required"
     said = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place} {said[:1].lower()}{said[1:]}; given was {shortened(repr(detail.get('input')), 80)}"
+    return f"{place} {said[:1].lower()}{said[1:]}; given was {_brief(detail.get('input'))}"
+
+
+def _brief(value: Any) -> str:
+    """A value as it was given, cut short: after secrets were hidden, since a part of one is not recognised."""
+    return shortened(shown(repr(value)[:10_000]), 80)

@@ -74,31 +74,6 @@ def test_a_bug_shows_its_traceback_and_code_1(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_the_server_answers_over_stdio_without_torch_and_refuses_unknown_arguments() -> None:
-    import anyio
-    from mcp import Client, StdioServerParameters
-
-    async def talk() -> tuple[list[str], Any, Any, Any]:
-        parameters = StdioServerParameters(
-            command=sys.executable, args=["-m", "qlora_tools", "mcp"], env=dict(os.environ)
-        )
-        async with Client(parameters) as client:
-            tools = [tool.name for tool in (await client.list_tools()).tools]
-            config = "model: {name: smollm2-135m-instruct}\ndata: {path: rows.jsonl}\noutput: {directory: out}\n"
-            good = await client.call_tool("create_config", {"config": config})
-            bad = await client.call_tool("create_config", {"config": config + "lora: {rnk: 8}\n"})
-            unknown = await client.call_tool("create_config", {"config": config, "learning_rte": 1})
-            return tools, good, bad, unknown
-
-    tools, good, bad, unknown = anyio.run(talk)
-    assert tools == ["check_environment", "create_config"]
-    assert "rank: 16" in good.structured_content["config_yaml"]
-    assert bad.is_error
-    assert "did you mean lora.rank?" in bad.content[0].text
-    assert unknown.is_error
-    assert "no argument learning_rte" in unknown.content[0].text
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")

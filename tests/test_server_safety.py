@@ -913,15 +913,34 @@ def test_malformed_lines_do_not_end_the_server_nor_bring_up_a_bug(place: Place, 
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        (b'{"name": "get_job", "arguments": {"job_id": "\\ud83d"}}', "hex escape"),
+        (b'{"name": "get_job", "arguments": {"job_id": ' + b"[" * 300 + b"]" * 300 + b"}}", "recursion limit"),
+    ],
+)
+def test_a_request_that_the_library_cannot_read_is_answered_under_its_id(
+    params: bytes, reason: str, wire: Wire
+) -> None:
+    """Models write half of an emoji; unanswered, the call would hang until the client gives up."""
+    wire.send(b'{"jsonrpc": "2.0", "id": "half", "method": "tools/call", "params": ' + params + b"}")
+    error = wire.until("half")["error"]
+    assert error["code"] == -32700
+    assert reason in error["message"]
+    wire.send(b"no json at all")
+    assert "cannot be read" in wire.until(None)["error"]["message"]
+
+
+@pytest.mark.process
 def test_arguments_of_ten_megabytes_and_deep_ones_are_refused_in_words(place: Place, wire: Wire) -> None:
     deep: Any = []
-    for _ in range(150):
+    for _ in range(90):
         deep = {"a": [deep]}
     huge = "x" * 10_000_000
     cases: list[tuple[str, dict[str, Any]]] = [
         ("create_config", {"config": huge}),
         ("create_config", {"config": config(**{"data.path": huge})}),
-        ("create_config", {"config": "{" * 90_000}),
         ("create_config", {"config": "[" * 90_000}),
         ("create_config", {"config": "a: &a [x, x]\n" + "\n".join(f"b{n}: &b{n} [*a, *a]" for n in range(500))}),
         ("create_config", {**GOOD["create_config"], "settings": {"rank": deep}}),
@@ -946,6 +965,8 @@ def test_arguments_of_ten_megabytes_and_deep_ones_are_refused_in_words(place: Pl
 def test_the_command_answers_with_plain_text_and_without_its_secrets(place: Place, wire: Wire) -> None:
     """What a tool says in memory it says on the wire too, in the surroundings that the command makes."""
     for hostile in HOSTILE_NAMES:
+        if "\ud800" in hostile:
+            continue
         arguments = {"job_id": f"{hostile[:150]} {TOKEN}"}
         answer = wire.ask("tools/call", {"name": "get_job", "arguments": arguments})
         text = json.dumps(answer, ensure_ascii=False)

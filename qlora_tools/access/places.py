@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config import RunConfig
 from ..errors import UsageError
-from .adapters import check_adapter
 from .caches import model_caches
-from .configs import with_checked_paths
 from .refusal import PathRefusedError, shown
 from .resolving import Rule, real_path
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
 # The job store's own: whoever could write there could forge a verdict.
 _STORE = ".qlora"
@@ -47,8 +48,10 @@ class Access:
         """
         return self._told(self._writing().resolve, text, field)
 
-    def checked_config(self, config: RunConfig) -> RunConfig:
+    def checked_config(self, config: "RunConfig") -> "RunConfig":
         """The config with every path in it resolved; raises `ConfigError` with all that may not be read or written."""
+        from .configs import with_checked_paths
+
         return with_checked_paths(config, self._reading(), self._writing())
 
     def checked_adapter(self, path_text: str, field: str) -> Path:
@@ -57,6 +60,8 @@ class Access:
         Raises `UsageError` where it or the base model that its record names may not be read, or where PEFT would load
         more than the adapter.
         """
+        from .adapters import check_adapter
+
         path = self.to_read(path_text, field)
         self._told(lambda _: check_adapter(path, self._reading()), path_text, field)
         return path

@@ -9,7 +9,6 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -57,11 +56,24 @@ class Change:
 
 
 class Index:
-    """The index of one workspace. No method raises for a file that is locked, broken or of another version."""
+    """The index of one workspace. No method raises for a file that is locked, broken or of another version.
+
+    Inside `with` one connection serves all calls: opening takes longer than asking.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.notes: list[str] = []
+        self._kept = False
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> "Index":
+        self._kept = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._kept = False
+        self._close()
 
     def compared(self) -> Compared | None:
         """The last comparison; None where the file is of no use."""
@@ -137,13 +149,34 @@ class Index:
     def _with_database(self, act: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `act` makes of the database; None where it cannot be used."""
         try:
-            with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as database:
-                return act(database) if self._usable(database) else None
+            if self._database is None:
+                self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+                if not self._usable(self._database):
+                    self._close()
+                    return None
+            return act(self._database)
         except (sqlite3.OperationalError, sqlite3.IntegrityError):
             return None  # Locked, read-only, full, or no folder: the truth is elsewhere.
         except (sqlite3.DatabaseError, ValueError, TypeError):
+            self._close()
             self._move_aside()
             return None
+        finally:
+            self._end_of_call()
+
+    def _end_of_call(self) -> None:
+        """No transaction outlives a call, and no connection either unless it is kept."""
+        if self._database is None:
+            return
+        if not self._kept:
+            self._close()
+        elif self._database.in_transaction:
+            self._database.rollback()
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _usable(self, database: sqlite3.Connection) -> bool:
         database.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")

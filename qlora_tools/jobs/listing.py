@@ -33,17 +33,17 @@ class _Found:
 
 def listed(space: Workspace, states: Collection[str], limit: int | None) -> JobList:
     """The newest jobs in one of these states (none given: in any), of a workspace that has jobs."""
-    index = Index(space.index_file)
-    for _ in range(_TRIES):
-        compared = index.compared()
-        if compared is None:
-            continue
-        found, number = _outside(space, index, compared)
-        indexed = index.newest(states, limit, besides=found.jobs().keys() | found.gone, number=number)
-        if indexed is not None:
-            everything = _checked(space, indexed[1]) | found.jobs()
-            more = indexed[0] - len(indexed[1])
-            return _chosen(everything, states, limit, more, index.notes)
+    with Index(space.index_file) as index:
+        for _ in range(_TRIES):
+            compared = index.compared()
+            if compared is None:
+                continue
+            found, number = _outside(space, index, compared)
+            indexed = index.newest(states, limit, besides=found.jobs().keys() | found.gone, number=number)
+            if indexed is not None:
+                everything = _checked(space, indexed[1]) | found.jobs()
+                more = indexed[0] - len(indexed[1])
+                return _chosen(everything, states, limit, more, index.notes)
     return _chosen(_read(space, _present(space)).jobs(), states, limit, 0, index.notes)
 
 

@@ -1,5 +1,6 @@
 """What lies in memory from the first step to the last: the base, the adapter, its gradients and the optimiser's state."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -183,7 +184,10 @@ def optimizer_state(name: str, tensors: Sequence[int]) -> OptimizerState:
         step = {"adamw_torch": 4 * total, "adafactor": 3 * 4 * max(tensors, default=0), "sgd": 0}[name]
         return OptimizerState(allocated, 0, step)
     moments = 1 if "lion" in name else 2
-    sizes = [(elements, _state_bytes(elements, moments, eight_bit="8bit" in name)) for elements in tensors]
+    sizes = [
+        (elements, count * _state_bytes(elements, moments, eight_bit="8bit" in name))
+        for elements, count in Counter(tensors).items()
+    ]
     paged = sum(size for elements, size in sizes if name.startswith("paged") and elements >= _LEAST_PAGED)
     return OptimizerState(sum(size for _, size in sizes) - paged, paged, 0)
 

@@ -6,9 +6,6 @@ from mcp.server.mcpserver.context import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from qlora_tools.jobs.gpu_in_use import require_free_gpu
-from qlora_tools.jobs.reading import adapter_of
-
 from ..answers import Structured, answered
 from ..arguments import PathText
 from .toolset import Toolset
@@ -55,7 +52,6 @@ class AnsweringTools(Toolset):
         seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0,
     ) -> Annotated[CallToolResult, TextAnswer]:
         """Answer prompts with the trained adapter and its base side by side: did training help? Take held-out prompts."""
-        await self._aside(require_free_gpu, self.options.workspace)
         directory = await self._aside(self._adapter, adapter)
         wanted = {
             "adapter": directory,
@@ -76,6 +72,10 @@ class AnsweringTools(Toolset):
         return answered(_words(answers, call), structured)
 
     def _adapter(self, name: str) -> str:
+        from qlora_tools.jobs.gpu_in_use import require_free_gpu
+        from qlora_tools.jobs.reading import adapter_of
+
+        require_free_gpu(self.options.workspace)
         directory = adapter_of(name, workspace=self.options.workspace)
         return str(self.options.access.checked_adapter(str(directory or name), "adapter"))
 

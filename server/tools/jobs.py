@@ -1,20 +1,22 @@
 """start_training, get_job, list_jobs and control_job."""
 
 import time
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio
 from mcp.server.mcpserver.context import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from qlora_tools.config import RunConfig, load_config, parse_config
+import qlora_tools
 from qlora_tools.errors import UsageError
-from qlora_tools.jobs import JobStatus, get_job, list_jobs, read_log, resume_job, start_training, stop_job
 from qlora_tools.jobs.states import TERMINAL
 
 from ..answers import answered
 from ..arguments import Config, JobId, PathText, Settings
+from ..batches import Batches
 from ..job_words import (
     JobAnswer,
     JobHandle,
@@ -26,9 +28,12 @@ from ..job_words import (
     job_words,
     state_words,
 )
-from ..resuming import checked_changes
 from ..work import Document
 from .toolset import Toolset
+
+if TYPE_CHECKING:
+    from qlora_tools.config import RunConfig
+    from qlora_tools.jobs import JobStatus
 
 _POLL_SECONDS = 0.5
 State = Literal[
@@ -36,8 +41,11 @@ State = Literal[
 ]
 
 
+@dataclass(frozen=True)
 class JobTools(Toolset):
     """Looking at jobs."""
+
+    _batches: Batches = field(default_factory=Batches)
 
     async def get_job(
         self,
@@ -54,7 +62,7 @@ class JobTools(Toolset):
         status = await self._watched(job_id, wait_seconds, context)
         log = None
         if log_lines:
-            part = await self._aside(read_log, status.id, lines=log_lines, workspace=self.options.workspace)
+            part = await self._aside(qlora_tools.read_log, status.id, lines=log_lines, workspace=self.options.workspace)
             log = part.text
         drawn = await self._curve(status, context) if curve and status.step else None
         return answered(
@@ -64,21 +72,22 @@ class JobTools(Toolset):
             links=job_links(status) if log_lines or curve or status.state in TERMINAL else (),
         )
 
-    async def _curve(self, status: JobStatus, context: Context[Any, Any]) -> Document | None:
+    async def _curve(self, status: "JobStatus", context: Context[Any, Any]) -> Document | None:
         self.options.access.to_read(status.output_directory, "the job's output directory")
         return await self._worked("curve", {"job_id": status.id, "workspace": str(self.options.workspace)}, context)
 
-    async def _watched(self, job_id: str, wait_seconds: float, context: Context[Any, Any]) -> JobStatus:
+    async def _watched(self, job_id: str, wait_seconds: float, context: Context[Any, Any]) -> "JobStatus":
         """The status at once, or when the job has ended or the time is up; who listens is told how far it is."""
         deadline, told = time.monotonic() + wait_seconds, ""
-        status = await self._aside(get_job, job_id, workspace=self.options.workspace)
+        # A millisecond of reading: a thread would cost as much again.
+        status = qlora_tools.get_job(job_id, workspace=self.options.workspace)
         while status.state not in TERMINAL and (left := deadline - time.monotonic()) > 0:
             words = state_words(status)
             if words != told:
                 await context.report_progress(status.step or 0, status.planned_steps, words)
                 told = words
             await anyio.sleep(min(_POLL_SECONDS, left))
-            status = await self._aside(get_job, status.id, workspace=self.options.workspace)
+            status = await self._aside(qlora_tools.get_job, status.id, workspace=self.options.workspace)
         return status
 
     async def list_jobs(
@@ -87,7 +96,13 @@ class JobTools(Toolset):
         limit: Annotated[int, Field(ge=1, le=100)] = 10,
     ) -> Annotated[CallToolResult, JobListAnswer]:
         """The jobs of the workspace, the newest first: what runs, waits and ended."""
-        found = await self._aside(list_jobs, states=states, limit=limit, workspace=self.options.workspace)
+        answer: CallToolResult = await self._batches.ask(
+            f"{sorted(states or ())} {limit}", partial(self._listed, states, limit)
+        )
+        return answer
+
+    async def _listed(self, states: list[State] | None, limit: int) -> CallToolResult:
+        found = await self._aside(qlora_tools.list_jobs, states=states, limit=limit, workspace=self.options.workspace)
         lines = [f"{job.id} ({job.name}): {state_words(job)}" for job in found.jobs]
         call = "get_job(job_id=...) tells more of one." if lines else "start_training starts one."
         hidden = f"{found.total - len(found.jobs)} more." if found.total > len(found.jobs) else ""
@@ -117,7 +132,7 @@ class JobControls(Toolset):
         """
         run = await self._aside(self._config, config, config_path)
         status = await self._aside(
-            start_training,
+            qlora_tools.start_training,
             run,
             workspace=self.options.workspace,
             idempotency_key=idempotency_key,
@@ -132,16 +147,16 @@ class JobControls(Toolset):
             return answered(text, answer)
         return answered(job_words(status), job_handle(status), links=job_links(status))
 
-    def _config(self, config: dict[str, Any] | None, config_path: str | None) -> RunConfig:
+    def _config(self, config: dict[str, Any] | None, config_path: str | None) -> "RunConfig":
         if (config is None) == (config_path is None):
             raise UsageError(
                 "Exactly one of config and config_path is needed.",
                 next_step="Give config as create_config returned it, or config_path for a file in the workspace.",
             )
         if config_path is not None:
-            parsed = load_config(self.options.access.to_read(config_path, "config_path"))
+            parsed = qlora_tools.load_config(self.options.access.to_read(config_path, "config_path"))
         else:
-            parsed = parse_config(config or {}, source="given")
+            parsed = qlora_tools.parse_config(config or {}, source="given")
         return self.options.access.checked_config(parsed)
 
     async def control_job(
@@ -167,13 +182,17 @@ class JobControls(Toolset):
                 f"{', '.join(misplaced)} has no meaning for action {action!r}.",
                 next_step="Leave it out, or change action.",
             )
+        from ..resuming import checked_changes
+
         workspace = self.options.workspace
         if action != "resume":
-            status = await self._aside(stop_job, job_id, cancel=action == "cancel", now=now, workspace=workspace)
+            status = await self._aside(
+                qlora_tools.stop_job, job_id, cancel=action == "cancel", now=now, workspace=workspace
+            )
             return answered(job_words(status), job_handle(status), links=job_links(status))
         access = self.options.access
         status = await self._aside(
-            resume_job,
+            qlora_tools.resume_job,
             job_id,
             from_checkpoint=access.to_read(from_checkpoint, "from_checkpoint") if from_checkpoint else None,
             from_start=from_start,

@@ -1,20 +1,22 @@
 """check_environment and diagnose_failure."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver.context import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from qlora_tools.config import RunConfig, parse_config
-from qlora_tools.doctor import DiagnosisReport, EnvironmentReport, diagnose
+import qlora_tools
 from qlora_tools.errors import UsageError
-from qlora_tools.jobs.diagnosing import diagnose_job
 
 from ..answers import Structured, answered
 from ..arguments import Config, JobId, PathText
 from .toolset import Toolset
+
+if TYPE_CHECKING:
+    from qlora_tools.config import RunConfig
+    from qlora_tools.doctor import DiagnosisReport, EnvironmentReport
 
 _MOST_LOG = 400_000
 _STILL = "It is still being checked. Make the same call again to get the report."
@@ -68,6 +70,8 @@ class MachineTools(Toolset):
         found = await self._worked("environment", {"directory": str(self.options.workspace)}, context)
         if found is None:
             return answered(_STILL, EnvironmentAnswer(next_call=_STILL))
+        from qlora_tools.doctor import EnvironmentReport
+
         report = EnvironmentReport.model_validate(found)
         checks = [CheckAnswer(**check.model_dump()) for check in report.checks]
         call = _after_environment(report)
@@ -92,7 +96,7 @@ class MachineTools(Toolset):
                 f"{len(given)} of job_id, log_text and log_path were given; exactly one is allowed.",
                 next_step="Give job_id for a job of this workspace, log_text for anything else.",
             )
-        run = parse_config(config, source="given") if config is not None else None
+        run = qlora_tools.parse_config(config, source="given") if config is not None else None
         report = await self._aside(self._diagnosed, job_id, log_text, log_path, run)
         call = _after_diagnosis(report, job_id)
         causes = [Cause(**finding.model_dump(include=set(Cause.model_fields))) for finding in report.findings]
@@ -102,15 +106,17 @@ class MachineTools(Toolset):
         return answered(_diagnosis_words(report, call), answer)
 
     def _diagnosed(
-        self, job_id: str | None, log_text: str | None, log_path: str | None, config: RunConfig | None
-    ) -> DiagnosisReport:
+        self, job_id: str | None, log_text: str | None, log_path: str | None, config: "RunConfig | None"
+    ) -> "DiagnosisReport":
         if job_id is not None:
-            return diagnose_job(job_id, config=config)[0]
+            from qlora_tools.jobs.diagnosing import diagnose_job
+
+            return diagnose_job(job_id, workspace=self.options.workspace, config=config)[0]
         source: str | Path = log_text or "" if log_path is None else self.options.access.to_read(log_path, "log_path")
-        return diagnose(source, config=config)
+        return qlora_tools.diagnose(source, config=config)
 
 
-def _environment_words(report: EnvironmentReport, call: str) -> str:
+def _environment_words(report: "EnvironmentReport", call: str) -> str:
     head = f"This machine can{'' if report.can_train else 'not'} train: {report.device}"
     wrong = [f"{check.status}: {check.name}: {check.found}" for check in report.checks if check.status != "ok"]
     mends = [f"  mend: {check.mend}" for check in report.checks if check.status == "failed" and check.mend]
@@ -118,14 +124,14 @@ def _environment_words(report: EnvironmentReport, call: str) -> str:
     return "\n".join([head, *kept, *wrong, *mends, f"Next: {call}"])
 
 
-def _after_environment(report: EnvironmentReport) -> str:
+def _after_environment(report: "EnvironmentReport") -> str:
     if not report.can_train:
         return "Mend what failed (the person may have to), then check_environment again."
     where = "" if "CPU" not in report.device else ", gpu='cpu'"
     return f"inspect_dataset(data=..., model=...), then create_config(model=..., data=...{where})."
 
 
-def _diagnosis_words(report: DiagnosisReport, call: str) -> str:
+def _diagnosis_words(report: "DiagnosisReport", call: str) -> str:
     lines: list[str] = [] if report.recognised else ["No known failure was recognised."]
     for finding in report.findings[:3]:
         lines.append(f"{finding.title} ({finding.confidence}): {finding.cause}")
@@ -136,7 +142,7 @@ def _diagnosis_words(report: DiagnosisReport, call: str) -> str:
     return "\n".join([*lines, f"Next: {call}"])
 
 
-def _after_diagnosis(report: DiagnosisReport, job_id: str | None) -> str:
+def _after_diagnosis(report: "DiagnosisReport", job_id: str | None) -> str:
     changes = report.findings[0].changes if report.findings else {}
     if changes and job_id is not None:
         return f"control_job(job_id={job_id!r}, action='resume', changes={_brief(changes)})."

@@ -1,15 +1,14 @@
 """estimate_memory and create_config."""
 
+import json
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver.context import Context
 from mcp.types import CallToolResult
 from pydantic import Field, WithJsonSchema
 
-from qlora_tools.config import dump_config, explain_config, parse_config
-from qlora_tools.config.overrides import field_path
 from qlora_tools.errors import UsageError
-from qlora_tools.memory.here import Target
 
 from ..answers import Structured, answered
 from ..arguments import Config, Gpu, MemoryLimit, Model, PathText, Settings
@@ -26,6 +25,7 @@ from ..planning_words import (
 from ..work import Document
 from .toolset import Toolset, gib
 
+_MOST_ESTIMATES = 1_000
 _STILL = "It is still being computed. Make the same call again to get the answer."
 
 
@@ -65,8 +65,11 @@ class ConfigAnswer(Structured):
     next_call: str
 
 
+@dataclass(frozen=True)
 class PlanningTools(Toolset):
     """What fits, and with which settings."""
+
+    _estimates: dict[str, CallToolResult] = field(default_factory=dict)
 
     async def estimate_memory(
         self,
@@ -94,13 +97,23 @@ class PlanningTools(Toolset):
             raise UsageError(
                 f"view {view!r} needs a model.", next_step="Give model, or view='largest_models' for what a GPU takes."
             )
+        key = json.dumps([model, gpu, memory_limit_gib, task, asked, view], sort_keys=True)
+        if key in self._estimates:
+            return self._estimates[key]
         name = self._checked(model, "rows.jsonl", asked)["model"]
         if view == "strategies":
             wanted = {"model": name, "gpu": gpu, "memory_limit_gib": memory_limit_gib, "settings": asked}
             return await self._compared("strategies", wanted, context)
+        from qlora_tools.memory.here import Target
+        from qlora_tools.models.catalogue import CATALOGUE
+
         target = await self._aside(Target.named_or_here, gpu, memory_limit_gib, task)
         report = await self._aside(target.estimate, name, task=task, settings=asked)
-        return answered(memory_words(report), memory_answer(report))
+        answer = answered(memory_words(report), memory_answer(report))
+        # Only what neither a file nor the GPU of this machine decides.
+        if model in CATALOGUE and (gpu or memory_limit_gib) and len(self._estimates) < _MOST_ESTIMATES:
+            self._estimates[key] = answer
+        return answer
 
     async def _compared(self, task: str, arguments: Document, context: Context[Any, Any]) -> CallToolResult:
         found = await self._worked(task, arguments, context)
@@ -159,6 +172,8 @@ class PlanningTools(Toolset):
             raise UsageError(
                 f"config names {' and '.join(beside)} already.", next_step="Give config alone to check it."
             )
+        from qlora_tools.config import dump_config, explain_config, parse_config
+
         parsed = self.options.access.checked_config(parse_config(config, source="given"))
         explained = [item for item in explain_config(parsed) if not item.is_default]
         values = [
@@ -190,6 +205,8 @@ def _plan_answer(plan: Document) -> ConfigAnswer:
 
 
 def _given_up(rung: Document) -> GivenUp:
+    from qlora_tools.config.overrides import field_path
+
     change = ", ".join(f"{field_path(name)}={value}" for name, value in rung["settings"].items())
     return GivenUp(
         change=change,

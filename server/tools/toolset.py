@@ -8,8 +8,6 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver.context import Context
 
-from qlora_tools.config.overrides import config_with, field_path
-
 from ..options import ServerOptions
 from ..work import Document, WorkRoom
 
@@ -46,6 +44,8 @@ class Toolset:
 
     def _checked(self, model: str | None, data: str, settings: Mapping[str, Any], output: str = "output") -> Document:
         """Model, data and settings with every path in them checked and resolved. Raises `UsageError`, `ConfigError`."""
+        from qlora_tools.config.overrides import config_with, field_path
+
         asked = {field_path(name): value for name, value in settings.items()}
         config = self.options.access.checked_config(
             config_with(asked, model=model or "any/any", data=data, output=asked.get("output.directory", output))

@@ -11,7 +11,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.outcome: tuple[Any, Exception | None] | None = None
+        self.found: list[Any] = []
 
 
 class Batches:
@@ -27,29 +27,20 @@ class Batches:
 
     async def ask(self, question: str, find: Callable[[], Awaitable[Any]]) -> Any:
         """The answer that `find` finds. Raises what it raises."""
-        while True:
-            batch = self._waiting.get(question)
-            if batch is None:
-                return await self._first(question, find)
+        while (batch := self._waiting.get(question)) is not None:
             await batch.done.wait()
-            # None where whoever was to ask went away.
-            if batch.outcome is not None:
-                found, error = batch.outcome
-                if error is not None:
-                    raise error
-                return found
+            # Nothing where whoever was to ask went away or met an error: the next one asks again.
+            if batch.found:
+                return batch.found[0]
+        return await self._first(question, find)
 
     async def _first(self, question: str, find: Callable[[], Awaitable[Any]]) -> Any:
         batch = self._waiting[question] = _Batch()
         try:
             async with self._turn:
                 del self._waiting[question]
-                found = await find()
-                batch.outcome = (found, None)
-                return found
-        except Exception as error:
-            batch.outcome = (None, error)
-            raise
+                batch.found.append(await find())
+                return batch.found[0]
         finally:
             if self._waiting.get(question) is batch:
                 del self._waiting[question]

@@ -74,7 +74,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
             raise UsageError(message, next_step="Check the path.")
         return parse_config_text(path.read_text(encoding="utf-8-sig"), source=str(path))
     except FileNotFoundError:
-        raise UsageError(f"There is no config file {path}.", next_step=_nearest_file(path)) from None
+        raise UsageError(f"There is no config file {path}.", next_step=nearest_file(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
         message = f"The config {path} cannot be read: {reason}."
@@ -143,7 +143,8 @@ def _yaml_reason(error: Exception) -> str:
     return f"{place}{reason}."
 
 
-def _nearest_file(path: Path) -> str:
+def nearest_file(path: Path) -> str:
+    """What to do about a file that is not there: the file beside it whose name is nearest, if one is near."""
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."

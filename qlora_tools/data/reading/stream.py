@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...config.files import nearest_file
 from ...disk import DISK_FULL
 from ...errors import DataError
 from ...paths import as_path
@@ -95,7 +96,7 @@ def open_rows(source: DataSource) -> RowStream:
 
 def _local_rows(path: Path, split: str, count: ByteCount, notes: list[str]) -> tuple[Iterator[Row], int]:
     if not os.path.lexists(path):
-        raise DataError(f"There is no dataset {path}.", next_step="Check data.path.")
+        raise DataError(f"There is no dataset {path}.", next_step=nearest_file(path))
     if not path.exists():
         raise DataError(f"There is no dataset {path}: it is a link to nothing.", next_step="Check data.path.")
     if path.is_dir() and is_saved_dataset(path):

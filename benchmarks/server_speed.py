@@ -3,7 +3,7 @@
 The floor is Python with `from mcp.server import MCPServer`, up to its first line of output; the server's first answer is
 that to `initialize`, which is sent at once. Both are started in turn, so that the machine's moods fall on both. Calls are
 200 of each tool with 32 under way, in a workspace with 50 finished jobs, from a client of raw lines that parses JSON alone.
-Writes `benchmarks/results/server_speed.json`.
+Memory and calls are taken when the server has come to rest. Writes `benchmarks/results/server_speed.json`.
 """
 
 import json
@@ -67,6 +67,17 @@ class Session:
         self.send("tools/list", {}, 1)
         self.next_answer()
         return first, time.perf_counter() - self.began
+
+    def come_to_rest(self) -> None:
+        """Wait until it computes nothing any more: after its first answer it imports what later calls need."""
+        before, now = -1.0, self._cpu_ticks()
+        while now != before:
+            time.sleep(0.5)
+            before, now = now, self._cpu_ticks()
+
+    def _cpu_ticks(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+        return float(fields[11]) + float(fields[12])
 
     def resident_mib(self) -> float:
         """What it holds of the machine's memory."""
@@ -135,6 +146,7 @@ def measured(workspace: Path, rounds: int) -> dict[str, Any]:
         first, listed = session.greet()
         seconds["first_answer"].append(first)
         seconds["tools_list"].append(listed)
+        session.come_to_rest()
         memory.append(session.resident_mib())
         seconds["end"].append(session.end())
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -163,6 +175,7 @@ def floor_seconds() -> float:
 def calls(workspace: Path, ids: list[str]) -> dict[str, Any]:
     session = Session(workspace)
     session.greet()
+    session.come_to_rest()
     models = ("llama-3.1-8b-instruct", "qwen3-14b", "smollm2-135m-instruct", "mistral-7b-instruct-v0.3")
     asked: dict[str, Callable[[int], dict[str, Any]]] = {
         "get_job": lambda number: {"job_id": ids[number % len(ids)]},
@@ -171,7 +184,6 @@ def calls(workspace: Path, ids: list[str]) -> dict[str, Any]:
     }
     found = {}
     for tool, arguments in asked.items():
-        # Modules that a tool needs are imported by its first call.
         first = session.milliseconds_of_one(tool, arguments(0))
         taken = sorted(session.milliseconds_of_calls(tool, arguments))
         found[tool] = {

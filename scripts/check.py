@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# A file's tests share what its fixtures train and build; groups (`--dist loadgroup`) are lost on pytest 9.2.
+BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (
     ("format", ["ruff", "format", "--check", "--quiet", "."]),
     ("lint", ["ruff", "check", "--quiet", "."]),
     ("types", ["mypy", "--no-error-summary"]),
-    ("tests", ["pytest", "-m", "not gpu and not slow", "-n", "2", "--dist", "loadgroup", "--durations", "10"]),
+    ("tests", ["pytest", "-m", "not gpu and not slow", "-n", "2", *BY_FILE, "--durations", "10"]),
 )
 
 

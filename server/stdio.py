@@ -16,6 +16,7 @@ from mcp.server.stdio import stdio_server
 from qlora_tools.errors import UsageError
 
 from .ending import Ending
+from .unreadable import answering
 
 _GRACE_SECONDS = 0.8
 _ANSWER_SECONDS = 0.6
@@ -60,7 +61,7 @@ async def _serve(server: MCPServer, ending: Ending) -> None:
     streams: Any = stdio_server(stdin=incoming, stdout=_Outgoing(stdout))  # type: ignore[arg-type]
     async with streams as (read, write), anyio.create_task_group() as tasks:
         tasks.start_soon(incoming.end_when_told)
-        await low.run(read, write, low.create_initialization_options())
+        await low.run(answering(read, write), write, low.create_initialization_options())
         tasks.cancel_scope.cancel()
 
 

@@ -73,7 +73,7 @@ class StrictTool(Tool):
 
     def _unknown_word(self, name: str, known: list[str]) -> str:
         shown = _brief(name)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name[:100], known, n=1)
         if near:
             return f"{shown} (did you mean {near[0]}?)"
         holder = next((holder for holder in ("settings", "changes", "config") if holder in known), None)

@@ -31,7 +31,7 @@ def _write(space: Workspace, number: int) -> str:
         "name": f"job {number}",
     }
     more = {"model": "smollm2-135m", "output_directory": output, "needed_bytes": 2**30, "needed_how": "estimated"}
-    losses = {str(step): 2.0 - step / 1000 for step in range(1, 101)}
+    losses = [2.0 - step / 1000 for step in range(1, 101)]
     documents = {
         job.plan_file: {**plan, **more, "device_kind": "cpu", "planned_steps": 1000},
         job.config_file: {"model": {"name": "smollm2-135m"}, "output": {"directory": output}},

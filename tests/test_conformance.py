@@ -21,7 +21,7 @@ SECONDS = 60
 FIXTURE = re.compile(r"test_\w+|test://[\w/-]+")
 ENTRY = re.compile(r"  - (?P<scenario>[\w-]+):(?P<check>[\w-]+)  # (?P<fixture>\S+)")
 # One server serves them all, and is started once only if one worker has them all.
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("conformance")]
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ from .conftest import write_rows
 
 Raw = Callable[..., dict[str, Any]]
 Models = Callable[[str], Path]
-# One process trains the model that these tests share.
-pytestmark = pytest.mark.xdist_group("trained")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from mcp.types import CallToolResult, ContentBlock, ImageContent, ResourceLink, 
 from pydantic import BaseModel, ConfigDict
 
 from qlora_tools.errors import QloraError
-from qlora_tools.jobs.hiding import hidden_secrets
+from qlora_tools.hiding import hidden_secrets
 from qlora_tools.untrusted import visible_text
 
 # About 500 tokens.

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from qlora_tools.jobs.hiding import HidingStream
+from qlora_tools.hiding import HidingStream
 
 
 def log_to_stderr() -> HidingStream:

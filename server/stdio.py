@@ -21,6 +21,8 @@ from .unreadable import answering
 _GRACE_SECONDS = 0.8
 _ANSWER_SECONDS = 0.6
 _READ_BYTES = 64 * 1024
+_LONGEST_LINE = 32 * 2**20
+_TOO_LONG = "a line of more than 32 MiB"
 
 
 def serve_stdio(server: MCPServer, *, at_end: Sequence[Callable[[], None]] = ()) -> None:
@@ -95,7 +97,7 @@ class _Incoming:
         self._wire = wire
         self._ending = ending
         self._under_way = under_way
-        self._rest = b""
+        self._rest = bytearray()
         self._ended = False
         self._reading = anyio.CancelScope()
 
@@ -103,15 +105,22 @@ class _Incoming:
         return self
 
     async def __anext__(self) -> str:
-        while b"\n" not in self._rest:
+        looked_at, too_long = 0, False
+        while (end := self._rest.find(b"\n", looked_at)) < 0:
+            if len(self._rest) > _LONGEST_LINE:
+                too_long = True
+                self._rest.clear()
+            looked_at = len(self._rest)
             data = await self._more()
             if not data:
                 break
             self._rest += data
-        line, end, self._rest = self._rest.partition(b"\n")
-        if not line and not end:
+        if end < 0 and not self._rest and not too_long:
             raise StopAsyncIteration
-        return line.decode("utf-8", errors="replace")
+        line = self._rest[:end] if end >= 0 else self._rest[:]
+        del self._rest[: end + 1 if end >= 0 else None]
+        # What cannot be parsed is answered as such.
+        return _TOO_LONG if too_long else line.decode("utf-8", errors="replace")
 
     async def end_when_told(self) -> None:
         """Wait for the process to be told to end, and then for no more input."""

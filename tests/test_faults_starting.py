@@ -47,7 +47,15 @@ class Fresh:
         shutil.rmtree(root, ignore_errors=True)
         if self._kept.exists():
             shutil.copytree(self._kept, root)
+            made_here(root)
         return self._jobs.directory
+
+
+def made_here(root: Path) -> None:
+    """Let the attempts of a store that was put back count as those that were made there."""
+    for path in root.glob("jobs/*/attempt-*/request.json"):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**document, "folder": path.parent.stat().st_ino}), encoding="utf-8")
 
 
 def all_tickets_are_of_live_jobs(space: Workspace) -> None:

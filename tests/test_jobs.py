@@ -14,12 +14,12 @@ from qlora_tools import durable
 from qlora_tools.checkpoints import write_checkpoint
 from qlora_tools.cli.job_screen import line_of
 from qlora_tools.errors import DataError, ModelError, RunStopped, UsageError
+from qlora_tools.hiding import HidingStream, hidden_secrets
 from qlora_tools.jobs import get_job, launch, list_jobs, prune_jobs, resume_job, running, start_training, stop_job
 from qlora_tools.jobs.admission import Running, Turn, Wait, choose
 from qlora_tools.jobs.adoption import adopt, tend
 from qlora_tools.jobs.devices import Device, Host, devices_here, may_have_gpu
 from qlora_tools.jobs.facts import AttemptFacts
-from qlora_tools.jobs.hiding import HidingStream, hidden_secrets
 from qlora_tools.jobs.layout import Ticket
 from qlora_tools.jobs.logs import read_log_file, shorten_log
 from qlora_tools.jobs.states import needs_verdict, state_of
@@ -449,7 +449,7 @@ def test_only_the_gpus_that_the_submitter_may_see_are_used(tmp_path: Path, monke
 
 
 def test_secrets_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from qlora_tools.jobs import hiding
+    from qlora_tools import hiding
 
     monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
     monkeypatch.setenv("SSL_KEY_FILE", "/etc/keys/private")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 
 from qlora_tools import durable
 from qlora_tools.errors import ConfigError, MachineError, UsageError
-from qlora_tools.jobs import launch, list_jobs, read_log, resume_job, stop_job
+from qlora_tools.jobs import get_job, launch, list_jobs, read_log, resume_job, stop_job
 from qlora_tools.jobs.adoption import adopt
+from qlora_tools.jobs.layout import Ticket
 from qlora_tools.jobs.locks import exclusive, holder
+from qlora_tools.jobs.tickets import put
 
 from .job_workspace import Jobs, jobs, until  # noqa: F401 - the fixture
 
@@ -338,3 +341,18 @@ def test_a_change_that_would_make_another_run_is_refused_before_an_attempt_is_ma
     changed = resume_job(job.id, changes={"training.learning_rate": 1e-5}, workspace=jobs.directory)
     assert changed.attempt == 2
     stop_job(job.id, workspace=jobs.directory)
+
+
+def test_a_waiting_job_that_was_copied_here_is_not_started_and_can_be_resumed(jobs: Jobs, tmp_path: Path) -> None:  # noqa: F811
+    first = jobs.start("good", steps=1)
+    get_job(first.id, wait_seconds=60, workspace=jobs.directory)
+    waiting = jobs.folder(first.id).attempt(1)
+    for path in (waiting.started_file, waiting.exit_file, waiting.launches_file):
+        path.unlink()
+    shutil.copytree(jobs.space.root, tmp_path / "copy" / ".qlora")
+    copied = Jobs(tmp_path / "copy")
+    put(copied.space, Ticket(1, first.id, 1))
+    status = get_job(first.id, workspace=copied.directory)
+    assert (status.state, status.attempts[0].cause) == ("interrupted", "elsewhere")
+    assert not copied.folder(first.id).attempt(1).launches_file.exists()
+    assert "copied or unpacked" in str(status.message)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from qlora_tools import hiding
 from qlora_tools.cli import main
-from qlora_tools.jobs import hiding
 
 from .job_workspace import Jobs, jobs, until  # noqa: F401
 

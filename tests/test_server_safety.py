@@ -27,10 +27,11 @@ from qlora_tools.server.app import build_server
 from qlora_tools.server.options import ServerOptions
 from qlora_tools.server.work import WorkerError, WorkRoom
 
+from qlora_tools import hiding
 from qlora_tools.access import Access
 from qlora_tools.cli.main import qlora
 from qlora_tools.errors import QloraError
-from qlora_tools.jobs import hiding, launch
+from qlora_tools.jobs import launch
 from qlora_tools.jobs.layout import Workspace
 from qlora_tools.worker.tasks import TASKS
 

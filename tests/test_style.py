@@ -44,6 +44,7 @@ RANKS = {
     "untrusted": 0,
     "disk": 1,
     "durable": 1,
+    "hiding": 2,
     "checkpoints": 2,
     "run_output": 3,
     "going_on": 3,

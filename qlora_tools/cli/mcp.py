@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from ..access import Access
 from ..errors import UsageError
-from ..jobs.hiding import hidden_secrets
+from ..hiding import hidden_secrets
 from ..jobs.layout import WORKSPACE_VARIABLE
 from ..paths import as_path
 

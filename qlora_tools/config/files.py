@@ -13,10 +13,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import ConfigError, ConfigProblem, UsageError
+from ..hiding import hidden_secrets
 from .rules import conflicts
 from .schema import RunConfig
 
 MAX_CONFIG_CHARACTERS = 100_000
+_LOOKED_AT = 2_000
 
 
 def load_config(path: Path) -> RunConfig:
@@ -172,7 +174,9 @@ def _problem(detail: ErrorDetails) -> ConfigProblem:
     if detail["type"] == "missing":
         return ConfigProblem(field, "is required")
     # Not repr(): through YAML aliases a few hundred characters can stand for gigabytes.
-    shown = reprlib.repr(detail["input"])
+    given = detail["input"]
+    # Secrets first: what is cut is no longer recognised.
+    shown = reprlib.repr(hidden_secrets(given[:_LOOKED_AT]) if isinstance(given, str) else given)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return ConfigProblem(field, f"{message} (is {shown})")
 

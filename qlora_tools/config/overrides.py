@@ -6,8 +6,11 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from ..hiding import hidden_secrets
 from .files import parse_config, parse_config_text
 from .schema import RunConfig
+
+_LONGEST_NAME = 100
 
 
 def settings_from_pairs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -35,10 +38,13 @@ def field_path(name: str) -> str:
     if len(meant) == 1:
         return meant[0]
     lasts = {path.rsplit(".", 1)[-1]: path for path in paths}
-    near = meant or [lasts.get(word, word) for word in difflib.get_close_matches(name, [*lasts, *paths], n=3)]
+    near = meant or [
+        lasts.get(word, word) for word in difflib.get_close_matches(name[:_LONGEST_NAME], [*lasts, *paths], n=3)
+    ]
     hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    shown = hidden_secrets(name)[:_LONGEST_NAME]
     raise UsageError(
-        f"No setting is called {name!r}{hint}", next_step="`qlora config schema` lists every field of a config."
+        f"No setting is called {shown!r}{hint}", next_step="`qlora config schema` lists every field of a config."
     )
 
 

@@ -36,7 +36,8 @@ class AdapterRecord(BaseModel):
 
     def base(self) -> ResolvedModel:
         """The base model, found again; raises `ModelError` when it is gone or no longer the same."""
-        resolved = resolve_model(ModelReference(self.base_name, self.base_source, self.base_revision))
+        reference = ModelReference.parse(self.base_name, source=self.base_source, revision=self.base_revision)
+        resolved = resolve_model(reference)
         if self.base_config_sha256 not in (None, config_hash(resolved)):
             raise ModelError(
                 f"The base {self.base_name} is not the model that this adapter was trained on: its config.json differs.",
@@ -77,6 +78,7 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
         raise ModelError(
             f"The adapter {directory} has no {ADAPTER_WEIGHTS}{found}.", next_step="Save the adapter as safetensors."
         )
+    _require_lora(adapter_config)
     path = directory / ADAPTER_RECORD_FILE
     try:
         text = path.read_text(encoding="utf-8")
@@ -90,6 +92,19 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
         return _record_of_foreign_adapter(adapter_config)
     except (OSError, ValidationError, UnicodeDecodeError):
         raise ModelError(f"{path} is damaged.", next_step="Restore the file from the training run.") from None
+
+
+def _require_lora(adapter_config: Path) -> None:
+    """Other kinds of PEFT, such as X-LoRA, load further files that they name."""
+    try:
+        kind = json.loads(adapter_config.read_text(encoding="utf-8"))["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != "LORA":
+        raise ModelError(
+            f"{adapter_config} has the peft_type {str(kind)[:40]!r}; only LORA can be read.",
+            next_step="Restore the file, or give an adapter of LoRA.",
+        )
 
 
 def _record_of_foreign_adapter(adapter_config: Path) -> AdapterRecord:

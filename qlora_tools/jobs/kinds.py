@@ -113,6 +113,7 @@ _REQUEST: Mapping[str, Kind] = {
     "sequence": _is_whole,
     "visible_devices": _is_path,
     "begin_again": _is_flag,
+    "folder": _is_whole,
 }
 _RESULT: Mapping[str, Kind] = {
     "steps": _is_whole,

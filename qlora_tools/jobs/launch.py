@@ -49,7 +49,13 @@ def note(attempt: AttemptFolder, event: str, **more: Any) -> None:
 
 
 def relaunch(job: JobFolder, attempt: AttemptFolder) -> None:
-    """Start the runner of a waiting job that has none, unless one is on its way, or none can start at all."""
+    """Start the runner of a waiting job that has none, unless one is on its way, or none can start at all.
+
+    What came with a copied or unpacked folder is not started: somebody else chose its config.
+    """
+    if not _made_here(attempt):
+        end_unstarted(attempt, _from_elsewhere(job))
+        return
     pending = _pending(attempt)
     if any(_on_its_way(line) for line in pending):
         return
@@ -58,6 +64,22 @@ def relaunch(job: JobFolder, attempt: AttemptFolder) -> None:
         end_unstarted(attempt, _cannot_start(job, attempt, pending))
     else:
         launch(job, attempt)
+
+
+def _made_here(attempt: AttemptFolder) -> bool:
+    """Whether this very folder was made for the attempt: a copy has another number in the file system."""
+    made = (read_document(attempt.request_file) or {}).get("folder")
+    return made is not None and made == attempt.path.stat().st_ino
+
+
+def _from_elsewhere(job: JobFolder) -> Document:
+    return verdict(
+        "interrupted",
+        1,
+        "It was never started: its files were copied or unpacked here, or are damaged, and nobody here asked for it.",
+        f"Look at its config, {job.config_file}; if it is to run: qlora resume {job.id}",
+        cause="elsewhere",
+    )
 
 
 def _start(job: JobFolder, attempt: AttemptFolder, plan: Document, request: Document) -> int:

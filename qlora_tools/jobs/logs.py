@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hiding import hidden_secrets, writing
+from ..hiding import hidden_secrets, writing
 
 MOST_BYTES = 64 * 2**20
 _MOST_READ = 2**20

@@ -25,7 +25,7 @@ class AttemptSummary(Record):
     ended: str | None = Field(None, description="When its verdict was written, UTC.")
     message: str | None = Field(None, description="How it ended.")
     cause: str | None = Field(
-        None, description="Why it ended: error, bug, asked, a signal, host-memory, restart, killed."
+        None, description="Why it ended: error, bug, asked, a signal, host-memory, restart, killed, elsewhere."
     )
 
 

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from ..events import RunEvent
+from ..hiding import hidden_secrets
 from ..progress.line import status_line
 from ..progress.pace import Pace
 from .causes import memory_kills
 from .clock import stamp
 from .facts import Document, read_document
-from .hiding import hidden_secrets
 from .layout import AttemptFolder, JobFolder
 from .turns import write_status
 

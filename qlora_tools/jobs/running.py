@@ -12,9 +12,9 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import QloraError, RunStopped
+from ..hiding import HidingStream, hidden_secrets
 from .adoption import adopt, leave_queue
 from .facts import AttemptFacts, Document, read_document
-from .hiding import HidingStream, hidden_secrets
 from .layout import AttemptFolder, JobFolder, Ticket
 from .logs import shorten_log
 from .reporting import Reporter

@@ -11,6 +11,7 @@ from .. import durable
 from ..config import RunConfig
 from ..disk import disk_errors
 from ..errors import UsageError
+from ..hiding import hidden_secrets
 from ..paths import as_path
 from ..requirements import require_tracker, require_training_libraries
 from ..run_output import check_output
@@ -113,9 +114,10 @@ def request_document(space: Workspace, *, resume_from: str | None = None, change
 
 
 def write_attempt(attempt: AttemptFolder, request: Document) -> None:
-    """Fill the new folder of an attempt. Raises `OSError`."""
+    """Fill the new folder of an attempt; its number in the file system shows that it was made here. Raises `OSError`."""
     attempt.path.mkdir(mode=0o700)
-    durable.write_once(attempt.request_file, durable.as_json(request))
+    made = {**request, "folder": attempt.path.stat().st_ino}
+    durable.write_once(attempt.request_file, durable.as_json(made))
     make_spare(attempt)
 
 
@@ -151,7 +153,7 @@ def _checked_name(name: str) -> str:
     control = any(unicodedata.category(letter).startswith("C") for letter in name)
     if not name.strip() or len(name) > _LONGEST_NAME or control:
         raise UsageError(
-            f"{name[:40]!a} cannot be the name of a job.",
+            f"{hidden_secrets(name)[:40]!a} cannot be the name of a job.",
             next_step=f"Write 1 to {_LONGEST_NAME} letters, without control characters.",
         )
     return name.strip()

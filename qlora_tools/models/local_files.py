@@ -16,6 +16,11 @@ def check_model_directory(directory: Path) -> None:
         found = "is a file, not a directory" if os.path.exists(directory) else "does not exist"  # noqa: PTH110
         raise ModelError(f"The model directory {directory} {found}.", next_step=_DIRECTORY_STEP)
     read_model_config(directory)
+    if (directory / "adapter_config.json").exists():
+        raise ModelError(
+            f"The model directory {directory} holds adapter_config.json: an adapter would be loaded with it.",
+            next_step="Remove that file, or merge the adapter first: qlora merge.",
+        )
     _check_weights(directory)
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(

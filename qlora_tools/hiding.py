@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from functools import cache
 from typing import TextIO
 
-from ..disk import DISK_FULL
+from .disk import DISK_FULL
 
 _NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 _LEAST_CHARACTERS = 8

@@ -1,28 +1,22 @@
-"""The server: its tools, resources and prompts over one workspace."""
+"""The server over one workspace. It greets at once; what it offers is made when somebody asks, or after the greeting."""
 
+import importlib
 import logging
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.context import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, EmptyResult, SetLevelRequestParams, ToolAnnotations
+from mcp.types import INVALID_PARAMS, EmptyResult, SetLevelRequestParams
 
 from qlora_tools import __version__
 
 from .answers import shortened, shown
 from .completions import add_completions
 from .options import ServerOptions
-from .prompts import add_prompts
-from .resources import add_resources
-from .strict_tool import StrictTool
-from .tools.answering import AnsweringTools
-from .tools.data import DataTools
-from .tools.jobs import JobControls, JobTools
-from .tools.machine import MachineTools
-from .tools.planning import PlanningTools
-from .warming import WarmAfterFirst
 from .work import WorkRoom
 
 _INSTRUCTIONS = (
@@ -32,26 +26,13 @@ _INSTRUCTIONS = (
 )
 # Levels of the protocol that Python does not have.
 _LEVELS = {"notice": "INFO", "alert": "CRITICAL", "emergency": "CRITICAL"}
-_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-# A Hub id is looked up in the cache, or fetched where the network is allowed.
-_READS_THE_HUB = _READS.model_copy(update={"open_world_hint": True})
-_STARTS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
-_ENDS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
+# What tools import when they are called, in the order in which agents call.
+_WANTED = ("config", "jobs.reading", "memory.here", "jobs.starting", "jobs.stopping", "doctor", "report.job_page")
 
 
 def build_server(options: ServerOptions, room: WorkRoom | None = None) -> MCPServer[Any]:
     """The server with all tools, resources and prompts, ready to run; work in child processes goes into `room`."""
-    server = _Server(
-        name="qlora",
-        title="qlora-tools",
-        version=__version__,
-        instructions=_INSTRUCTIONS,
-        tools=_tools(options, room or WorkRoom()),
-        log_level="WARNING",
-        middleware=[WarmAfterFirst()],
-    )
-    add_resources(server, options)
-    add_prompts(server)
+    server = _Server(options, room or WorkRoom())
     add_completions(server, options)
     server._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, _set_level)
     return server
@@ -63,42 +44,92 @@ async def _set_level(context: Any, params: SetLevelRequestParams) -> EmptyResult
     return EmptyResult()
 
 
-def _tools(options: ServerOptions, room: WorkRoom) -> list[Any]:
-    machine, planning, data = MachineTools(options, room), PlanningTools(options, room), DataTools(options, room)
-    jobs, answering, controls = JobTools(options, room), AnsweringTools(options, room), JobControls(options, room)
-    tools = [
-        # Clients and suites that try the first one without arguments get an error at once, not ten seconds of checks.
-        StrictTool.of(data.inspect_dataset, title="Inspect a dataset", annotations=_READS_THE_HUB),
-        StrictTool.of(machine.check_environment, title="Check this machine", annotations=_READS),
-        StrictTool.of(planning.estimate_memory, title="Estimate memory", annotations=_READS_THE_HUB),
-        StrictTool.of(planning.create_config, title="Plan or check a config", annotations=_READS_THE_HUB),
-        StrictTool.of(jobs.get_job, title="Look at a job", annotations=_READS),
-        StrictTool.of(jobs.list_jobs, title="List jobs", annotations=_READS),
-        StrictTool.of(machine.diagnose_failure, title="Diagnose a failure", annotations=_READS),
-        StrictTool.of(answering.generate_text, title="Answer prompts", annotations=_READS_THE_HUB),
-    ]
-    if not options.read_only:
-        tools += [
-            StrictTool.of(controls.start_training, title="Start a training job", annotations=_STARTS),
-            StrictTool.of(controls.control_job, title="Stop, cancel or resume a job", annotations=_ENDS),
-        ]
-    return tools
-
-
 class _Server(MCPServer[Any]):
-    """Says what there is to whoever asks for a tool or a prompt that is not."""
+    """Makes what it offers late, and says what there is to whoever asks for a tool or a prompt that is not."""
+
+    def __init__(self, options: ServerOptions, room: WorkRoom) -> None:
+        super().__init__(
+            name="qlora",
+            title="qlora-tools",
+            version=__version__,
+            instructions=_INSTRUCTIONS,
+            log_level="WARNING",
+            middleware=[_AfterFirst(self._warm)],
+        )
+        self._options, self._room = options, room
+        self._filling = threading.Lock()
+        self._filled = False
+
+    def _fill(self) -> None:
+        """Make tools, resources and prompts, once."""
+        if self._filled:
+            return
+        with self._filling:
+            if not self._filled:
+                from .contents import add_contents
+
+                add_contents(self, self._options, self._room)
+                self._filled = True
+
+    def _warm(self) -> None:
+        self._fill()
+        for name in _WANTED:
+            importlib.import_module(f"qlora_tools.{name}")
+
+    def _tool_input_schema(self, name: str) -> dict[str, Any] | None:
+        self._fill()
+        return super()._tool_input_schema(name)
+
+    async def list_tools(self) -> Any:
+        self._fill()
+        return await super().list_tools()
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> Any:
+        self._fill()
         if self._tool_manager.get_tool(name) is None:
             known = ", ".join(tool.name for tool in self._tool_manager.list_tools())
             raise ToolError(f"There is no tool {shortened(shown(name), 80)!r}; there are: {known}.")
         return await super().call_tool(name, arguments, context)
 
+    async def list_resources(self) -> Any:
+        self._fill()
+        return await super().list_resources()
+
+    async def list_resource_templates(self) -> Any:
+        self._fill()
+        return await super().list_resource_templates()
+
+    async def read_resource(self, uri: Any, context: Context[Any, Any] | None = None) -> Any:
+        self._fill()
+        return await super().read_resource(uri, context)
+
+    async def list_prompts(self) -> Any:
+        self._fill()
+        return await super().list_prompts()
+
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
     ) -> Any:
+        self._fill()
         try:
             return await super().get_prompt(name, arguments, context)
         except ValueError as error:
             known = ", ".join(prompt.name for prompt in self._prompt_manager.list_prompts())
-            raise MCPError(INVALID_PARAMS, f"{error}. The prompts are: {known}.") from None
+            raise MCPError(INVALID_PARAMS, shown(f"{error}. The prompts are: {known}.")) from None
+
+
+class _AfterFirst:
+    """Middleware: once the first request is answered, a thread does what the next ones will want."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._begun = False
+
+    async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Handle the request."""
+        try:
+            return await call_next(ctx)
+        finally:
+            if not self._begun:
+                self._begun = True
+                threading.Thread(target=self._act, name="warming", daemon=True).start()

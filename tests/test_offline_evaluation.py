@@ -103,7 +103,7 @@ def test_there_are_ten_tasks_for_models_in_the_form_of_agent_skills() -> None:
         assert len(task["prompt"]) > 60
         assert len(task["expected_output"]) > 60
         assert len(task["assertions"]) >= 4
-        assert all(len(statement) > 20 for statement in task["assertions"])
+        assert all(len(statement) > 15 for statement in task["assertions"])
         assert len(set(task["assertions"])) == len(task["assertions"])
 
 

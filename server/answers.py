@@ -31,6 +31,8 @@ _AS_TOOLS = {
     "qlora generate": "generate_text",
     "qlora guide": "qlora://guide/{topic}",
 }
+# Options of commands that tools have as arguments.
+_OPTION = re.compile(r"--(gpu|model|data|goal|output|memory-limit-gib)(?: ([\w./\"-]+\b\"?))?")
 _COMMAND = re.compile("|".join(sorted(map(re.escape, _AS_TOOLS), key=len, reverse=True)))
 
 
@@ -44,15 +46,24 @@ def answered(
     text: str, structured: Structured, *, pictures: Sequence[str | None] = (), links: Sequence[ResourceLink] = ()
 ) -> CallToolResult:
     """An answer: `text` for reading, `structured` for use, PNGs in base64, and links to resources."""
-    content: list[ContentBlock] = [TextContent(type="text", text=shortened(shown(text), MOST_CHARACTERS))]
+    content: list[ContentBlock] = [TextContent(type="text", text=_within_bounds(shown(text)))]
     content += [ImageContent(type="image", data=picture, mime_type="image/png") for picture in pictures if picture]
     content += links
     return CallToolResult(content=content, structured_content=_data_of(structured))
 
 
+def _within_bounds(text: str) -> str:
+    """`text`, cut before its last part where that names the next call."""
+    head, mark, last = text.partition("\nNext: ")
+    room = MOST_CHARACTERS - len(mark) - len(last)
+    if len(text) <= MOST_CHARACTERS or room < MOST_CHARACTERS // 4:
+        return shortened(text, MOST_CHARACTERS)
+    return shortened(head, room) + mark + last
+
+
 def refused(error: QloraError) -> CallToolResult:
     """An error that tells what failed, with the value and what is allowed, and what to do next."""
-    step = error.next_step
+    step = _OPTION.sub(_as_argument, error.next_step)
     tools = dict.fromkeys(_AS_TOOLS[name] for name in _COMMAND.findall(step))
     hint = f" (as tools: {'; '.join(tools)})" if tools else ""
     text = shown(f"Error: {error.message}\nNext: {step}{hint}")
@@ -60,6 +71,11 @@ def refused(error: QloraError) -> CallToolResult:
         content=[TextContent(type="text", text=shortened(text, _LONGEST_ERROR))],
         is_error=True,
     )
+
+
+def _as_argument(option: re.Match[str]) -> str:
+    name, value = option[1].replace("-", "_"), option[2]
+    return name if value is None else f"{name}={value}"
 
 
 def shown(text: str) -> str:
@@ -70,6 +86,18 @@ def shown(text: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """`text`, cut at `longest` characters with a mark."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def with_absent(result: CallToolResult, absent: Sequence[str]) -> CallToolResult:
+    """`result`, with a word where it names a tool that this server leaves out."""
+    first = result.content[0]
+    named = [name for name in absent if isinstance(first, TextContent) and name in first.text]
+    if not named:
+        return result
+    assert isinstance(first, TextContent)
+    note = f"This server is read-only and has no {' or '.join(named)}: a person can do it on the command line."
+    content = [TextContent(type="text", text=f"{first.text}\n{note}"), *result.content[1:]]
+    return result.model_copy(update={"content": content})
 
 
 def link_to(uri: str, name: str, mime_type: str, description: str) -> ResourceLink:

@@ -24,6 +24,7 @@ _INSTRUCTIONS = (
     "create_config, start_training, get_job, generate_text. Each answer names the next call. Paths count from the "
     "workspace. qlora://guide/{topic} has the background."
 )
+_READ_ONLY = " This server is read-only: start_training and control_job are left out."
 # Levels of the protocol that Python does not have.
 _LEVELS = {"notice": "INFO", "alert": "CRITICAL", "emergency": "CRITICAL"}
 # What tools import when they are called, in the order in which agents call.
@@ -40,7 +41,7 @@ def build_server(options: ServerOptions, room: WorkRoom | None = None) -> MCPSer
 
 async def _set_level(context: Any, params: SetLevelRequestParams) -> EmptyResult:
     """Clients of 2025-11-25 may choose how much the log on stderr says."""
-    logging.getLogger().setLevel(_LEVELS.get(params.level, params.level.upper()))
+    logging.getLogger("qlora_tools").setLevel(_LEVELS.get(params.level, params.level.upper()))
     return EmptyResult()
 
 
@@ -52,7 +53,7 @@ class _Server(MCPServer[Any]):
             name="qlora",
             title="qlora-tools",
             version=__version__,
-            instructions=_INSTRUCTIONS,
+            instructions=_INSTRUCTIONS + (_READ_ONLY if options.read_only else ""),
             log_level="WARNING",
             middleware=[_AfterFirst(self._warm)],
         )

@@ -1,5 +1,6 @@
 """Types of arguments that several tools share, with bounds and words."""
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -8,10 +9,20 @@ from qlora_tools.errors import QloraError
 
 _LONGEST_PATH = 4096
 _MOST_SETTINGS = 64
+_MOST_CONFIG = 20_000
+_MOST_BRACKETS = 200
 
 
 def _as_mapping(value: Any) -> Any:
-    """A config that was written as YAML or JSON text is read; anything else is left to the type check."""
+    """A config that was written as YAML or JSON text is read; anything else is left to the type check.
+
+    Bounded before anybody looks closer: a config has some sixty fields, and looking takes time for each.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, default=str) if isinstance(value, dict) else ""
+    if len(text) > _MOST_CONFIG or text.count("{") + text.count("[") > _MOST_BRACKETS:
+        raise ValueError(
+            f"is too large for a config: {_MOST_CONFIG:,} characters and {_MOST_BRACKETS} brackets are allowed"
+        )
     if not isinstance(value, str):
         return value
     from qlora_tools.config.files import parse_config_text

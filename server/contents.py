@@ -45,9 +45,10 @@ def _tools(options: ServerOptions, room: WorkRoom) -> list[StrictTool]:
         StrictTool.of(machine.diagnose_failure, title="Diagnose a failure", annotations=_READS),
         StrictTool.of(answering.generate_text, title="Answer prompts", annotations=_READS_THE_HUB),
     ]
+    changing = [
+        StrictTool.of(controls.start_training, title="Start a training job", annotations=_STARTS),
+        StrictTool.of(controls.control_job, title="Stop, cancel or resume a job", annotations=_ENDS),
+    ]
     if not options.read_only:
-        tools += [
-            StrictTool.of(controls.start_training, title="Start a training job", annotations=_STARTS),
-            StrictTool.of(controls.control_job, title="Stop, cancel or resume a job", annotations=_ENDS),
-        ]
-    return tools
+        return tools + changing
+    return [tool.model_copy(update={"absent": tuple(other.name for other in changing)}) for tool in tools]

@@ -184,7 +184,7 @@ def next_call(status: "JobStatus") -> str:
     if status.state in ("stopped", "interrupted"):
         return f"control_job({job}, action='resume') goes on from {status.last_checkpoint or 'the beginning'}."
     if status.state == "cancelled":
-        return "start_training begins a new run."
+        return "start_training begins a new run, with another idempotency_key than the cancelled one."
     wait = f"get_job({job}, wait_seconds=30)"
     if status.eta_seconds is not None and status.eta_seconds > 120:
         return f"{wait}; about {duration_words(status.eta_seconds)} are left, so do something else meanwhile."

@@ -67,9 +67,9 @@ def memory_answer(report: "MemoryReport") -> MemoryAnswer:
         model=report.model,
         gpu=report.gpu,
         fits=report.fits,
-        needed_gib=_gib(report.needed_bytes),
+        needed_gib=_gib(report.needed_bytes) if report.host is None else None,
         free_gib=None if report.gpu_bytes is None else _gib(report.gpu_bytes),
-        expected_gib=_gib(report.mid_bytes),
+        expected_gib=_gib(report.mid_bytes) if report.host is None else None,
         parts_gib={name: _gib(size) for name, size in report.parts.items()},
         host_gib=_gib(report.host.memory_bytes) if report.host else None,
         disk_gib=_gib(report.host.disk_bytes) if report.host else None,
@@ -192,7 +192,7 @@ def plan_words(plan: Document, call: str) -> str:
 
 
 def _given_up_words(plan: Document) -> list[str]:
-    applied = [rung for rung in plan["ladder"] if rung["status"] == "applied"]
+    applied = [rung for rung in plan["ladder"] if rung["status"] == "applied" and rung["settings"]]
     return [f"Given up to fit: {', '.join(map(_setting, applied))}."] if applied else []
 
 

@@ -87,10 +87,13 @@ class JobFiles:
         return _said(self._report, job_id)
 
     def _config(self, job_id: str) -> str:
-        from qlora_tools.config import dump_config, load_config
+        from qlora_tools.config import dump_config
+        from qlora_tools.jobs.facts import read_document
+        from qlora_tools.jobs.training import with_changes
 
         status = self._status(job_id)
-        return dump_config(load_config(Workspace.at(self._options.workspace).job(status.id).config_file))
+        file = Workspace.at(self._options.workspace).job(status.id).config_file
+        return dump_config(with_changes(read_document(file) or {}, {}))
 
     def _metrics(self, job_id: str) -> str:
         path = self._output(self._status(job_id)) / METRICS_FILE

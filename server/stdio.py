@@ -168,4 +168,7 @@ class _Outgoing:
     def _write_all(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            left = left[os.write(self._wire, left) :]
+            # A client may have made the pipe one that never waits.
+            self._ready.poll()
+            with suppress(BlockingIOError):
+                left = left[os.write(self._wire, left) :]

@@ -3,33 +3,54 @@
 import difflib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from mcp.server.mcpserver.context import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools.base import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import CallToolResult, ToolAnnotations
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from qlora_tools.errors import QloraError, UsageError
 
-from .answers import refused, shortened, shown
+from .answers import refused, shortened, shown, with_absent
 from .schemas import plain_schema
 
 _log = logging.getLogger(__name__)
 
 
+class _Metadata(FuncMetadata):
+    """Reads JSON text where an object or a list is meant, and nowhere else: an error text may be JSON too."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        texts = {name: value for name, value in data.items() if _means_text(self.arg_model, name)}
+        return {**super().pre_parse_json({name: data[name] for name in data if name not in texts}), **texts}
+
+
+def _means_text(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields.get(name)
+    if field is None:
+        return False
+    choices = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
+    return {get_args(one)[0] if get_origin(one) is Annotated else one for one in choices} <= {str, NoneType}
+
+
 class StrictTool(Tool):
     """As the SDK's, but: unknown arguments are errors, null means "not given", and schemas are short."""
 
+    absent: tuple[str, ...] = Field(default=(), exclude=True)
+
     @classmethod
     def of(cls, function: Callable[..., Any], *, title: str, annotations: ToolAnnotations) -> "StrictTool":
-        """The tool that calls `function`, under its name without the leading underscore."""
+        """The tool that calls `function` and has its name."""
         tool = cls.from_function(
             function, name=function.__name__, title=title, annotations=annotations, structured_output=True
         )
         assert isinstance(tool, StrictTool)
         tool.parameters = {**plain_schema(tool.parameters), "additionalProperties": False}
+        tool.fn_metadata = _Metadata(**{name: getattr(tool.fn_metadata, name) for name in FuncMetadata.model_fields})
         tool.fn_metadata.output_schema = plain_schema(tool.fn_metadata.output_schema or {}, described=False)
         return tool
 
@@ -44,8 +65,8 @@ class StrictTool(Tool):
         try:
             result: CallToolResult = await super().run(given, context, convert_result)
         except ToolError as failed:
-            return self._failure(failed, given)
-        return result
+            result = self._failure(failed, given)
+        return with_absent(result, self.absent)
 
     @property
     def _required(self) -> list[str]:

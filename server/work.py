@@ -1,12 +1,16 @@
 """Work in child processes: the caller waits as long as it likes, and may come back for the answer with the same call."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,7 +23,7 @@ Document = dict[str, Any]
 WAIT_SECONDS = 45.0
 _MOST_SECONDS = 3600.0
 _MOST_AT_ONCE = 3
-_KEPT_SECONDS = 600.0
+_KEPT_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 30
 
@@ -29,14 +33,21 @@ class WorkerError(QloraError):
 
 
 class Work:
-    """One child process, its latest event, and its answer when that is there."""
+    """One piece of work: its child process once that is started, its latest event, and its answer when that is there."""
 
     def __init__(self, task: str, arguments: Mapping[str, Any]) -> None:
         self.event: Document = {"kind": "phase", "message": "Starting", "values": {}}
         self.began = time.monotonic()
         self.ended: float | None = None
+        self._asked = json.dumps({"task": task, "arguments": dict(arguments)}) + "\n"
+        self._name = f"work-{task}"
         self._answer: Document | None = None
         self._said: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._child: subprocess.Popen[str] | None = None
+        self._killed = False
+
+    def start(self) -> None:
+        """Start the process; blocks for some milliseconds. Once."""
         self._child = subprocess.Popen(
             [sys.executable, "-m", "qlora_tools.worker"],
             stdin=subprocess.PIPE,
@@ -46,22 +57,23 @@ class Work:
             encoding="utf-8",
             errors="replace",
             env=runner_environment("none"),
+            # What it starts ends with it.
+            start_new_session=True,
         )
-        assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps({"task": task, "arguments": dict(arguments)}) + "\n")
-        self._child.stdin.flush()
-        for read in (self._read_answer, self._read_words):
-            threading.Thread(target=read, name=f"work-{task}", daemon=True).start()
+        threading.Thread(target=self._talk, args=(self._child,), name=self._name, daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._child,), name=self._name, daemon=True).start()
+        if self._killed:
+            self.kill()
 
     @property
     def answer(self) -> Document:
         """The result. Raises `WorkerError` in the worker's own words, `MachineError` where it died without any."""
         if self._answer is None:
             last = next((line for line in reversed(self._said) if line.strip()), "it said nothing")
+            code = None if self._child is None else self._child.poll()
             raise MachineError(
-                f"The worker process ended with code {self._child.poll()}: {last.strip()[:300]}",
-                next_step="Where memory ran out, ask for less at once; check_environment tells what this machine has. "
-                "The server's log has the worker's last lines.",
+                f"The worker process ended with code {code}: {last.strip()[:300]}",
+                next_step="Where memory ran out, ask for less at once; check_environment tells what this machine has.",
             )
         if "error" in self._answer:
             told = self._answer["error"]
@@ -70,23 +82,39 @@ class Work:
         return result
 
     def kill(self) -> None:
-        """End the process now."""
-        self._child.kill()
+        """End the process and what it started, now."""
+        self._killed = True
+        if self._child is not None and self._child.poll() is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
-    def _read_answer(self) -> None:
-        assert self._child.stdout is not None
-        for line in self._child.stdout:
+    def _talk(self, child: "subprocess.Popen[str]") -> None:
+        """Ask, and read what comes until the child has ended, whatever it says."""
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                child.stdin.write(self._asked)
+                child.stdin.flush()
+            for line in child.stdout:
+                self._take(line)
+        finally:
+            child.wait()
+            self.ended = time.monotonic()
+
+    def _take(self, line: str) -> None:
+        try:
             told = json.loads(line)
-            if "event" in told:
-                self.event = told["event"]
-            else:
-                self._answer = told
-        self._child.wait()
-        self.ended = time.monotonic()
+        except ValueError:
+            return  # It was killed in the middle of a line.
+        if "event" in told:
+            self.event = told["event"]
+        else:
+            self._answer = told
 
-    def _read_words(self) -> None:
-        assert self._child.stderr is not None
-        self._said.extend(self._child.stderr)
+    def _listen(self, child: "subprocess.Popen[str]") -> None:
+        assert child.stderr is not None
+        self._said.extend(child.stderr)
 
 
 Progress = Callable[[Document], Any]
@@ -106,12 +134,14 @@ class WorkRoom:
         `told` is awaited with each new event. A caller that stops waiting ends nothing. Raises as `Work.answer` does, and
         `MachineError` where too much is under way.
         """
-        key = json.dumps([task, arguments], sort_keys=True, default=str)
+        key = _key(task, arguments)
         self._forget()
         work = self._works.get(key)
         if work is None:
             self._require_room()
-            work = self._works[key] = await anyio.to_thread.run_sync(Work, task, arguments)
+            # In its place before anything is waited for: the same call a moment later finds it.
+            work = self._works[key] = Work(task, arguments)
+            await self._started(key, work)
         deadline, last = time.monotonic() + wait_seconds, None
         while work.ended is None and time.monotonic() < deadline:
             if work.event is not last:
@@ -120,12 +150,19 @@ class WorkRoom:
             await anyio.sleep(_POLL_SECONDS)
         if work.ended is None:
             return None
-        self._works.pop(key, None)
+        if self._works.get(key) is work:
+            del self._works[key]
         return work.answer
 
-    def event_of(self, task: str, arguments: Mapping[str, Any]) -> Document:
-        """The latest event of work that is under way."""
-        return self._works[json.dumps([task, arguments], sort_keys=True, default=str)].event
+    async def _started(self, key: str, work: Work) -> None:
+        try:
+            await anyio.to_thread.run_sync(work.start)
+        except OSError as error:
+            del self._works[key]
+            raise MachineError(
+                f"No worker process can be started: {error.strerror}.",
+                next_step="Free memory or processes, then try again.",
+            ) from None
 
     def close(self) -> None:
         """End all work."""
@@ -147,5 +184,20 @@ class WorkRoom:
         for key, work in list(self._works.items()):
             if work.ended is None and now - work.began > _MOST_SECONDS:
                 work.kill()
-            if work.ended is not None and now - work.ended > _KEPT_SECONDS:
                 del self._works[key]
+            elif work.ended is not None and now - work.ended > _KEPT_SECONDS:
+                del self._works[key]
+
+
+def _key(task: str, arguments: Mapping[str, Any]) -> str:
+    """What was asked, with the state of every file that it names: rows that were mended since are other rows."""
+    stamps = [_stamp(value) for value in arguments.values() if isinstance(value, str) and value.startswith("/")]
+    return json.dumps([task, arguments, stamps], sort_keys=True, default=str)
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return []
+    return [found.st_ino, found.st_size, found.st_mtime_ns]

@@ -334,7 +334,9 @@ def test_the_skill_is_one_that_installers_accept() -> None:
 
 
 def test_readme_and_skill_name_every_tool_of_the_server() -> None:
-    tools = set(re.findall(r"StrictTool\.of\(\w+\.(\w+),", (ROOT / "server" / "contents.py").read_text(encoding="utf-8")))
+    tools = set(
+        re.findall(r"StrictTool\.of\(\w+\.(\w+),", (ROOT / "server" / "contents.py").read_text(encoding="utf-8"))
+    )
     assert tools
     for name in ("README.md", "SKILL.md"):
         assert {tool for tool in tools if f"`{tool}`" not in text_of(name)} == set(), name

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from .finished_jobs import write_finished_jobs
 from .job_workspace import Jobs, jobs  # noqa: F401 - the fixture
@@ -119,7 +120,12 @@ def test_every_tool_is_named_where_people_and_agents_look(tools: dict[str, Any])
         ("start_training", {}, ["Exactly one of config and config_path"]),
         ("start_training", {"config_path": "none.yaml"}, ["none.yaml"]),
         ("start_training", {"config_path": "../out.yaml"}, ["config_path"]),
-        ("diagnose_failure", {"log_text": "a", "job_id": "b"}, ["2 of job_id, log_text and log_path"]),
+        ("diagnose_failure", {"log_text": "a", "job_id": "b"}, ["log_path were given (job_id, log_text); exactly one"]),
+        ("create_config", {"config": {f"k{n}": 1 for n in range(4_000)}}, ["config is too large for a config"]),
+        ("create_config", {"config": "{" * 5_000}, ["config is too large for a config"]),
+        ("start_training", {"config": f"{{model: {{name: {MODEL}}}, data: {{path: row.jsonl}}, output: {{directory: o}}}}"},
+         ["There is no dataset", "rows.jsonl"]),
+        ("estimate_memory", {"model": MODEL, "gpu": "none such"}, ["memory_limit_gib=24"]),
         ("inspect_dataset", {"data": "/etc/passwd"}, ["data", "/etc/passwd"]),
         ("list_jobs", {"states": ["done"]}, ["states.0 should be", "'done'"]),
     ],
@@ -317,7 +323,7 @@ def test_guides_and_the_schema_are_resources_and_wrong_ones_are_named(workspace:
         schema = (await client.read_resource("qlora://config/schema")).contents[0].text
         try:
             await client.read_resource("qlora://guide/lorra")
-        except Exception as error:  # noqa: BLE001 - the client's own type
+        except MCPError as error:
             return listed, schema, str(error)
         return listed, schema, ""
 
@@ -343,3 +349,79 @@ def test_prompts_name_only_tools_that_exist(workspace: Path, tools: dict[str, An
         )
         assert named
         assert named <= set(tools)
+
+
+def test_a_text_that_looks_like_json_stays_a_text(workspace: Path) -> None:
+    result = called(workspace, "diagnose_failure", log_text='{"error": "CUDA out of memory. Tried to allocate 2 GiB"}')
+    assert result.structured_content["recognised"] is True
+
+
+def test_a_read_only_server_says_so_where_it_names_a_tool_that_it_leaves_out(workspace: Path) -> None:
+    asked = {"config": {"model": {"name": MODEL}, "data": {"path": "rows.jsonl"}, "output": {"directory": "out"}}}
+    result = talk(workspace, lambda client: client.call_tool("create_config", asked), read_only=True)
+    assert "read-only and has no start_training" in text_of(result)
+
+
+def test_a_long_answer_is_cut_before_its_next_call() -> None:
+    from qlora_tools.server.answers import MOST_CHARACTERS, Structured, answered
+
+    class Nothing(Structured):
+        """Nothing."""
+
+    text = text_of(answered("word " * 1_000 + "\nNext: do this.", Nothing()))
+    assert len(text) <= MOST_CHARACTERS
+    assert text.endswith("…\nNext: do this.")
+
+
+def test_a_job_that_has_not_failed_is_not_diagnosed(tmp_path: Path) -> None:
+    from qlora_tools.jobs.layout import Workspace
+
+    job = write_finished_jobs(Workspace.at(tmp_path), 1)[0]
+    config = {"model": {"name": MODEL}, "data": {"path": "rows.jsonl"}, "output": {"directory": "out"}}
+    Workspace.at(tmp_path).job(job).config_file.write_text(json.dumps(config))
+    found = called(tmp_path, "diagnose_failure", job_id=job).structured_content
+    assert found["recognised"] is False
+    assert "it has not failed" in found["next_call"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("name", ["log.txt", "status.json", "config.json", "attempt-001/exit.json"])
+def test_a_job_store_with_links_and_pipes_leads_nowhere_and_hangs_nobody(tmp_path: Path, kind: str, name: str) -> None:
+    from qlora_tools.jobs.layout import Workspace
+
+    secret = tmp_path / "outside.txt"
+    secret.write_text(json.dumps({"message": "the canary"}))
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    job = write_finished_jobs(Workspace.at(workspace), 1)[0]
+    path = Workspace.at(workspace).job(job).path / name
+    path.unlink()
+    path.symlink_to(secret) if kind == "link" else os.mkfifo(path)
+
+    async def look(client: Client) -> str:
+        seen = [await client.call_tool("get_job", {"job_id": job, "log_lines": 20})]
+        seen.append(await client.call_tool("list_jobs", {}))
+        seen.append(await client.call_tool("diagnose_failure", {"job_id": job}))
+        texts = [repr(result) for result in seen]
+        for part in ("log", "config"):
+            try:
+                texts.append(repr(await client.read_resource(f"qlora://jobs/{job}/{part}")))
+            except MCPError as error:
+                texts.append(str(error))
+        return " ".join(texts)
+
+    async def in_time(client: Client) -> str:
+        with anyio.fail_after(20):
+            return await look(client)
+
+    assert "canary" not in talk(workspace, in_time)
+
+
+def test_a_job_store_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    from qlora_tools.access import Access
+    from qlora_tools.errors import UsageError
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".qlora").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is a link"):
+        Access(tmp_path)

@@ -31,6 +31,7 @@ class Access:
     def __post_init__(self) -> None:
         object.__setattr__(self, "workspace", real_path(self.workspace.expanduser()))
         object.__setattr__(self, "allow_read", tuple(real_path(place.expanduser()) for place in self.allow_read))
+        _check_store(self.workspace / _STORE)
 
     def to_read(self, text: str, field: str) -> Path:
         """The resolved path that `text` names, relative to the workspace; whether it exists is not asked.
@@ -97,3 +98,17 @@ class Access:
         inside = path.relative_to(self.workspace).parts
         # Some file systems do not tell .QLORA from .qlora.
         return not inside or inside[0].casefold() != _STORE
+
+
+def _check_store(store: Path) -> None:
+    """Raise `UsageError` where the job store is not what was made here: a link in it would be read and written through."""
+    try:
+        entries = [store, *store.iterdir()] if store.is_dir() or store.is_symlink() else []
+    except OSError as error:
+        raise UsageError(f"{store} cannot be read: {error.strerror}.", next_step="Check its permissions.") from None
+    for path in entries:
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise UsageError(
+                f"{path} is a link, a pipe or a device; a job store holds folders and files alone.",
+                next_step=f"If this folder came from elsewhere, delete its {_STORE}.",
+            )

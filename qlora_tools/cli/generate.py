@@ -1,19 +1,30 @@
 """`qlora generate`."""
 
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 from rich.table import Table
 
+from ..data.examples import Message
 from ..errors import UsageError
 from ..results import GenerateResult
 from .console import json_option, print_json, stdout, working
+
+
+class _Sampling(TypedDict):
+    """The options that say how answers are drawn."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
 
 
 @click.command("generate")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", "prompts", multiple=True, help="A user message; may be given several times.")
 @click.option("--prompts-file", type=click.Path(path_type=Path), help="A text file with one prompt a line.")
+@click.option("--system", help="System turn before each prompt: the one that was trained with.")
 @click.option(
     "--side", type=click.Choice(["both", "base", "adapter"]), default="both", show_default=True, help="Who answers."
 )
@@ -33,11 +44,10 @@ def command(
     adapter: Path,
     prompts: tuple[str, ...],
     prompts_file: Path | None,
+    system: str | None,
     side: str,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
     as_json: bool,
+    **sampling: Unpack[_Sampling],
 ) -> None:
     """Answer prompts with ADAPTER (the output directory of a training run) and its base, side by side."""
     asked = [*prompts, *_read_prompts(prompts_file)]
@@ -48,14 +58,17 @@ def command(
     with working("generating text") as listener:
         result = generate(
             adapter,
-            asked,
+            [_turns(prompt, system) for prompt in asked],
             side=side,  # type: ignore[arg-type]
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
+            **sampling,
             on_event=listener,
         )
     print_json(result.model_dump(mode="json")) if as_json else _show(result)
+
+
+def _turns(prompt: str, system: str | None) -> list[Message]:
+    before = [Message(role="system", content=system)] if system is not None else []
+    return [*before, Message(role="user", content=prompt)]
 
 
 def _read_prompts(path: Path | None) -> list[str]:

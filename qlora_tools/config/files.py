@@ -19,6 +19,7 @@ from .schema import RunConfig
 
 MAX_CONFIG_CHARACTERS = 100_000
 _LOOKED_AT = 2_000
+_MOST_PROBLEMS = 100
 
 
 def load_config(path: Path) -> RunConfig:
@@ -34,7 +35,8 @@ def parse_config(raw: Mapping[str, Any], *, source: str = "given") -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        fields = [_problem(detail) for detail in error.errors(include_url=False) if detail["loc"]]
+        # Near names are looked for among all fields, for each that does not exist.
+        fields = [_problem(detail) for detail in error.errors(include_url=False)[:_MOST_PROBLEMS] if detail["loc"]]
         raise ConfigError(_distinct(fields + conflicts(_valid_parts(raw))), source=source) from None
 
 

@@ -1,11 +1,12 @@
 """What lies on the disk about a job, read in an order that never shows a living job as dead."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .kinds import KINDS, parsed
 from .kinds import Document as Document
-from .layout import AttemptFolder, JobFolder, names_in
+from .layout import AttemptFolder, JobFolder, names_in, open_own
 from .locks import Holder, holder
 
 
@@ -57,7 +58,7 @@ def read_document(path: Path) -> Document | None:
     One that cannot be read has the reason under `damaged`, and nothing else.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - read ten thousand times, and twice as fast
+        with os.fdopen(open_own(path), "rb") as file:
             content = file.read()
         return parsed(content, KINDS.get(path.name, {}))
     except (FileNotFoundError, NotADirectoryError):
@@ -72,6 +73,8 @@ def read_facts(job: JobFolder) -> JobFacts | None:
     """Everything about `job`; None where there is no such job."""
     try:
         folders = job.attempts()
+        if any(os.path.islink(path) for path in (job.path, *(folder.path for folder in folders))):  # noqa: PTH114 - faster
+            return _unreadable(job, "it is a link")
         if folders:
             return _read(job, folders)
         return _unreadable(job, "it has no attempt") if job.plan_file.exists() else None

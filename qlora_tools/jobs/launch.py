@@ -10,7 +10,7 @@ from ..subprocesses import runner_environment
 from .clock import boot_id, now, process_started, stamp
 from .facts import Document, read_document
 from .kinds import LAUNCH, parsed
-from .layout import AttemptFolder, JobFolder
+from .layout import AttemptFolder, JobFolder, open_own
 from .logs import log_tail
 from .verdicts import end_unstarted, newest_checkpoint, resume_step, verdict
 
@@ -122,7 +122,8 @@ def _reap() -> None:
 def _pending(attempt: AttemptFolder) -> list[Document]:
     """The launches after which no runner has got as far as the queue."""
     try:
-        content = attempt.launches_file.read_bytes()
+        with os.fdopen(open_own(attempt.launches_file), "rb") as file:
+            content = file.read()
     except FileNotFoundError:
         return []
     pending: list[Document] = []

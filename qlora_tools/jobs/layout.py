@@ -4,9 +4,11 @@ Importing this costs next to nothing: a job that waits for its turn is a process
 """
 
 import base64
+import errno
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,18 @@ SCHEMA_VERSION = 1
 def new_id() -> str:
     """A new id: random, without meaning, and in letters that nobody confuses."""
     return "job-" + base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
+
+
+def open_own(path: Path) -> int:
+    """A descriptor to read the regular file `path`.
+
+    Raises `OSError` for a link, which could lead anywhere, and for a pipe or a device, which could block for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is no regular file")
+    return descriptor
 
 
 def names_in(folder: Path) -> list[str]:

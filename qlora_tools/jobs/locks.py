@@ -50,7 +50,7 @@ def holder(path: Path) -> Holder | None:
     if str(path) in _held_here:
         return Holder(os.getpid())
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..hiding import hidden_secrets, writing
+from .layout import open_own
 
 MOST_BYTES = 64 * 2**20
 _MOST_READ = 2**20
@@ -27,7 +28,7 @@ def read_log_file(path: Path, *, lines: int | None = None, since: int = 0) -> Lo
     A log that was shortened meanwhile is read from its end.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_own(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             begin = max(min(since, size), size - _MOST_READ)
             file.seek(begin)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from ..config import RunConfig
+from ..config.files import nearest_file
 from ..config.library_arguments import resolve_compute_dtype
 from ..data.reading.sources import DataSource, is_on_hub
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from ..memory import Workload, estimate_training
 from ..models.catalogue import CATALOGUE
 from ..models.hardware import Hardware
@@ -62,6 +63,16 @@ def check_local_model(config: RunConfig) -> None:
     reference = ModelReference.parse(config.model.name, source=config.model.source)
     if reference.source == "local":
         check_model_directory(as_path(reference.name))
+
+
+def check_local_data(config: RunConfig) -> None:
+    """Raise `DataError` for rows that are not there: better now than after a wait. What is in them is checked by the run."""
+    data = config.data
+    sources = [(data.path, data.source), *((part.path, part.source) for part in data.more_sources)]
+    sources += [(data.evaluation_path, data.source)] if data.evaluation_path is not None else []
+    for path, source in sources:
+        if not is_on_hub(DataSource(path, source=source)) and not as_path(path).exists():
+            raise DataError(f"There is no dataset {path}.", next_step=nearest_file(as_path(path)))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

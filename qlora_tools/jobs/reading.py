@@ -22,13 +22,15 @@ _ID = re.compile(r"[a-z0-9-]{1,64}")
 _POLL_SECONDS = 0.2
 
 
-def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = None) -> JobStatus:
+def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = None, tend: bool = True) -> JobStatus:
     """The status of a job by its id, the beginning of one, its name, or `last`; waits up to `wait_seconds` for its end.
 
-    A wait that runs out is no error: the status tells how far it is. Raises `UsageError` for an unknown id.
+    A wait that runs out is no error: the status tells how far it is. Without `tend` no runner is started for waiting jobs
+    that lost theirs. Raises `UsageError` for an unknown id.
     """
     space = Workspace.at(workspace)
-    adopt(space)
+    if tend:
+        adopt(space)
     found = find_job(space, job_id)
     deadline = time.monotonic() + wait_seconds
     status = status_of(space, found)
@@ -39,9 +41,9 @@ def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = 
 
 
 def list_jobs(
-    *, states: Collection[str] | None = None, limit: int | None = 50, workspace: Path | None = None
+    *, states: Collection[str] | None = None, limit: int | None = 50, workspace: Path | None = None, tend: bool = True
 ) -> JobList:
-    """The jobs of the workspace, the newest first; `states` chooses, `limit` None shows all.
+    """The jobs of the workspace, the newest first; `states` chooses, `limit` None shows all. `tend` as for `get_job`.
 
     Raises `UsageError` for a state that does not exist.
     """
@@ -49,7 +51,8 @@ def list_jobs(
     if wrong:
         raise UsageError(f"{wrong[0]!r} is not a state.", next_step=f"Choose among {', '.join(STATES)}.")
     space = Workspace.at(workspace)
-    adopt(space)
+    if tend:
+        adopt(space)
     if not space.jobs.is_dir():
         return JobList(jobs=[], total=0)
     return listed(space, tuple(states or ()), limit)
@@ -59,7 +62,14 @@ def read_log(job_id: str, *, lines: int | None = None, since_byte: int = 0, work
     """The log of a job from a byte on, at most its last `lines`. Raises `UsageError` for an unknown id."""
     space = Workspace.at(workspace)
     found = find_job(space, job_id)
-    part = read_log_file(space.job(found).log_file, lines=lines, since=since_byte)
+    job = space.job(found)
+    try:
+        if job.path.is_symlink():
+            raise OSError(0, "its folder is a link")
+        part = read_log_file(job.log_file, lines=lines, since=since_byte)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"The log of {found} cannot be read: {reason}.", next_step=f"Look at {job.path}.") from None
     return LogText(id=found, text=visible_text(part.text), next_byte=part.next_byte)
 
 

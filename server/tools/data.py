@@ -65,7 +65,7 @@ class DataTools(Toolset):
         With model, tokens and masks are checked too. settings such as {"loss_on": "assistant"} or
         {"format": "question_answer", "columns": {"question": "ask", "answer": "reply"}}.
         """
-        checked = self._checked(model, data, settings or {})
+        checked = await self._aside(self._checked, model, data, settings or {})
         asked = {name: checked[name] for name in ("data", "model", "settings")}
         found = await self._worked("inspect", {**asked, "rows": rows}, context)
         if found is None:
@@ -106,7 +106,8 @@ def _words(report: Document) -> str:
         lines.append(f"Format {mapping['format']}: {columns}{unused}")
     for item in report["findings"][:_MOST_FINDINGS]:
         rows = f" (rows {', '.join(map(str, item['rows'][:5]))})" if item["rows"] else ""
-        lines.append(f"{item['severity']} {item['check']}: {item['message']}{rows}")
+        step = f" -> {item['next_step']}" if item["severity"] == "error" and item["next_step"] else ""
+        lines.append(f"{item['severity']} {item['check']}: {item['message']}{rows}{step}")
     if report["lengths"] is not None:
         told = ", ".join(f"{name} {tokens}" for name, tokens in report["lengths"]["percentiles"].items())
         lines.append(
@@ -125,6 +126,11 @@ def _masked(row: Document) -> str:
 
 def _next_call(report: Document) -> str:
     if report["verdict"] == "not ready":
-        return f"Mend the errors first. {report['next_step']}"
+        return str(report["next_step"])
+    if report["model"] and not report["masks"]:
+        return (
+            "Tokens and masks were not checked, since the model's tokenizer is not on this machine: fetch the model (on the "
+            "command line: hf download MODEL) and inspect again, or tell the person and go on with create_config."
+        )
     model = "" if report["model"] else " Inspect again with model to see tokens and masks."
     return f"Look at the learnt parts, then create_config(model=..., data=...).{model}"

@@ -73,21 +73,21 @@ class JobTools(Toolset):
         )
 
     async def _curve(self, status: "JobStatus", context: Context[Any, Any]) -> Document | None:
-        self.options.access.to_read(status.output_directory, "the job's output directory")
+        await self._aside(self.options.access.to_read, status.output_directory, "the job's output directory")
         return await self._worked("curve", {"job_id": status.id, "workspace": str(self.options.workspace)}, context)
 
     async def _watched(self, job_id: str, wait_seconds: float, context: Context[Any, Any]) -> "JobStatus":
         """The status at once, or when the job has ended or the time is up; who listens is told how far it is."""
         deadline, told = time.monotonic() + wait_seconds, ""
-        # A millisecond of reading: a thread would cost as much again.
-        status = qlora_tools.get_job(job_id, workspace=self.options.workspace)
+        # A millisecond of reading of what is no pipe: a thread would cost as much again.
+        status = qlora_tools.get_job(job_id, workspace=self.options.workspace, tend=not self.options.read_only)
         while status.state not in TERMINAL and (left := deadline - time.monotonic()) > 0:
             words = state_words(status)
             if words != told:
                 await context.report_progress(status.step or 0, status.planned_steps, words)
                 told = words
             await anyio.sleep(min(_POLL_SECONDS, left))
-            status = await self._aside(qlora_tools.get_job, status.id, workspace=self.options.workspace)
+            status = await self._aside(qlora_tools.get_job, status.id, workspace=self.options.workspace, tend=False)
         return status
 
     async def list_jobs(
@@ -102,7 +102,8 @@ class JobTools(Toolset):
         return answer
 
     async def _listed(self, states: list[State] | None, limit: int) -> CallToolResult:
-        found = await self._aside(qlora_tools.list_jobs, states=states, limit=limit, workspace=self.options.workspace)
+        workspace, tend = self.options.workspace, not self.options.read_only
+        found = await self._aside(qlora_tools.list_jobs, states=states, limit=limit, workspace=workspace, tend=tend)
         lines = [f"{job.id} ({job.name}): {state_words(job)}" for job in found.jobs]
         call = "get_job(job_id=...) tells more of one." if lines else "start_training starts one."
         hidden = f"{found.total - len(found.jobs)} more." if found.total > len(found.jobs) else ""
@@ -148,6 +149,8 @@ class JobControls(Toolset):
         return answered(job_words(status), job_handle(status), links=job_links(status))
 
     def _config(self, config: dict[str, Any] | None, config_path: str | None) -> "RunConfig":
+        from qlora_tools.jobs.needs import check_local_data
+
         if (config is None) == (config_path is None):
             raise UsageError(
                 "Exactly one of config and config_path is needed.",
@@ -157,7 +160,9 @@ class JobControls(Toolset):
             parsed = qlora_tools.load_config(self.options.access.to_read(config_path, "config_path"))
         else:
             parsed = qlora_tools.parse_config(config or {}, source="given")
-        return self.options.access.checked_config(parsed)
+        checked = self.options.access.checked_config(parsed)
+        check_local_data(checked)
+        return checked
 
     async def control_job(
         self,
@@ -194,7 +199,9 @@ class JobControls(Toolset):
         status = await self._aside(
             qlora_tools.resume_job,
             job_id,
-            from_checkpoint=access.to_read(from_checkpoint, "from_checkpoint") if from_checkpoint else None,
+            from_checkpoint=await self._aside(access.to_read, from_checkpoint, "from_checkpoint")
+            if from_checkpoint
+            else None,
             from_start=from_start,
             changes=await self._aside(checked_changes, self.options, job_id, changes),
             workspace=workspace,

@@ -15,7 +15,6 @@ from ..arguments import Config, JobId, PathText
 from .toolset import Toolset
 
 if TYPE_CHECKING:
-    from qlora_tools.config import RunConfig
     from qlora_tools.doctor import DiagnosisReport, EnvironmentReport
 
 _MOST_LOG = 400_000
@@ -90,14 +89,15 @@ class MachineTools(Toolset):
 
         With config (a job's own is known) the changes are computed for that run.
         """
-        given = [value for value in (job_id, log_text, log_path) if value is not None]
+        sources = {"job_id": job_id, "log_text": log_text, "log_path": log_path}
+        given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:
             raise UsageError(
-                f"{len(given)} of job_id, log_text and log_path were given; exactly one is allowed.",
+                f"{len(given)} of job_id, log_text and log_path were given ({', '.join(given) or 'none'}); exactly one is "
+                "allowed.",
                 next_step="Give job_id for a job of this workspace, log_text for anything else.",
             )
-        run = qlora_tools.parse_config(config, source="given") if config is not None else None
-        report = await self._aside(self._diagnosed, job_id, log_text, log_path, run)
+        report = await self._aside(self._diagnosed, job_id, log_text, log_path, config)
         call = _after_diagnosis(report, job_id)
         causes = [Cause(**finding.model_dump(include=set(Cause.model_fields))) for finding in report.findings]
         answer = DiagnosisAnswer(
@@ -106,14 +106,15 @@ class MachineTools(Toolset):
         return answered(_diagnosis_words(report, call), answer)
 
     def _diagnosed(
-        self, job_id: str | None, log_text: str | None, log_path: str | None, config: "RunConfig | None"
+        self, job_id: str | None, log_text: str | None, log_path: str | None, config: dict[str, Any] | None
     ) -> "DiagnosisReport":
+        run = qlora_tools.parse_config(config, source="given") if config is not None else None
         if job_id is not None:
             from qlora_tools.jobs.diagnosing import diagnose_job
 
-            return diagnose_job(job_id, workspace=self.options.workspace, config=config)[0]
+            return diagnose_job(job_id, workspace=self.options.workspace, config=run)[0]
         source: str | Path = log_text or "" if log_path is None else self.options.access.to_read(log_path, "log_path")
-        return qlora_tools.diagnose(source, config=config)
+        return qlora_tools.diagnose(source, config=run)
 
 
 def _environment_words(report: "EnvironmentReport", call: str) -> str:

@@ -25,7 +25,7 @@ from ..planning_words import (
 from ..work import Document
 from .toolset import Toolset, gib
 
-_MOST_ESTIMATES = 1_000
+_MOST_ESTIMATES, _LONGEST_KEY = 1_000, 1_000
 _STILL = "It is still being computed. Make the same call again to get the answer."
 
 
@@ -100,7 +100,7 @@ class PlanningTools(Toolset):
         key = json.dumps([model, gpu, memory_limit_gib, task, asked, view], sort_keys=True)
         if key in self._estimates:
             return self._estimates[key]
-        name = self._checked(model, "rows.jsonl", asked)["model"]
+        name = (await self._aside(self._checked, model, "rows.jsonl", asked))["model"]
         if view == "strategies":
             wanted = {"model": name, "gpu": gpu, "memory_limit_gib": memory_limit_gib, "settings": asked}
             return await self._compared("strategies", wanted, context)
@@ -111,7 +111,8 @@ class PlanningTools(Toolset):
         report = await self._aside(target.estimate, name, task=task, settings=asked)
         answer = answered(memory_words(report), memory_answer(report))
         # Only what neither a file nor the GPU of this machine decides.
-        if model in CATALOGUE and (gpu or memory_limit_gib) and len(self._estimates) < _MOST_ESTIMATES:
+        fixed = model in CATALOGUE and (gpu or memory_limit_gib) and len(key) < _LONGEST_KEY
+        if fixed and len(self._estimates) < _MOST_ESTIMATES:
             self._estimates[key] = answer
         return answer
 
@@ -148,12 +149,13 @@ class PlanningTools(Toolset):
         start_training.
         """
         if config is not None:
-            return self._validated(config, [name for name, value in (("model", model), ("data", data)) if value])
+            beside = [name for name, value in (("model", model), ("data", data)) if value]
+            return await self._aside(self._validated, config, beside)
         if model is None or data is None:
             raise UsageError(
                 "A plan needs model and data.", next_step="Give both, or give config to check one that you have."
             )
-        checked = self._checked(model, data, settings or {}, output or "output")
+        checked = await self._aside(self._checked, model, data, settings or {}, output or "output")
         wanted = {
             **checked,
             "output": checked["output"] if output else None,
@@ -194,7 +196,7 @@ def _plan_answer(plan: Document) -> ConfigAnswer:
         fits=plan["fits"],
         needed_gib=gib(memory["needed_bytes"]),
         free_gib=gib(memory["free_bytes"]),
-        given_up=[_given_up(rung) for rung in plan["ladder"] if rung["status"] == "applied"],
+        given_up=[_given_up(rung) for rung in plan["ladder"] if rung["status"] == "applied" and rung["settings"]],
         smaller_model=(plan["smaller_model"] or {}).get("name"),
         larger_gpu=(plan["larger_gpu"] or {}).get("name"),
         steps=schedule["steps"],

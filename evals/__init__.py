@@ -1,0 +1,1 @@
+"""Evaluations: `offline` needs nothing but this repository, `evals.json` is for runs with a model in the loop."""

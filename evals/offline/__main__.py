@@ -54,7 +54,7 @@ def write(file: Path, records: list[Record]) -> None:
 def _document(records: list[Record]) -> Record:
     counting = (
         "name and arguments of a call as JSON without spaces, text and structured content of its answer, no pictures; the "
-        f"folder of a task counts as /work; {CHARACTERS_PER_TOKEN} characters are one token"
+        f"folder of a task counts as /data; {CHARACTERS_PER_TOKEN} characters are one token"
     )
     return {
         "written_by": "python -m evals.offline [--slow] --write FILE [TASK ...]",

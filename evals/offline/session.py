@@ -52,7 +52,7 @@ class Reply:
 
 @dataclass
 class Counted:
-    """Calls, those that wait for a job, and characters; the folder of a task counts as `/work`, wherever it is."""
+    """Calls, those that wait for a job, and characters; the folder of a task counts as `/data`, wherever it is."""
 
     calls: int = 0
     waits: int = 0
@@ -124,7 +124,7 @@ class Session:
 
     def _characters(self, value: Any) -> int:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        return len(text.replace(self._folder, "/work"))
+        return len(text.replace(self._folder, "/data"))
 
 
 @contextmanager

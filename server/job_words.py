@@ -161,8 +161,9 @@ def _result_words(result: dict[str, Any]) -> str:
     held_out = _numbers(list(evaluations.values())) if isinstance(evaluations, dict) else []
     words = [f"loss {losses[0]:.3f} -> {losses[-1]:.3f}"] if losses else []
     if held_out:
-        words.append(f"held-out loss {held_out[0]:.3f} -> {held_out[-1]:.3f}, kept step {result.get('saved_step')}")
-    words += [f"{rows.get('used')} of {rows.get('read')} rows used"] if isinstance(rows, dict) else []
+        course = f"{held_out[0]:.3f} -> {held_out[-1]:.3f}" if len(held_out) > 1 else f"{held_out[0]:.3f}"
+        words.append(f"held-out loss {course}, kept step {result.get('saved_step')}")
+    words += [f"{rows.get('used')} of {rows.get('read')} rows usable"] if isinstance(rows, dict) else []
     words += [duration_words(seconds) for seconds in _numbers([result.get("train_seconds")])]
     return ", ".join(words)
 

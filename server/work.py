@@ -154,6 +154,11 @@ class WorkRoom:
             del self._works[key]
         return work.answer
 
+    def latest(self, task: str, arguments: Mapping[str, Any]) -> Document:
+        """The latest event of work that is under way; an empty one where it is not."""
+        work = self._works.get(_key(task, arguments))
+        return {"message": "", "values": {}} if work is None else work.event
+
     async def _started(self, key: str, work: Work) -> None:
         try:
             await anyio.to_thread.run_sync(work.start)

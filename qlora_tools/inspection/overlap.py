@@ -15,7 +15,7 @@ _TOO_MUCH = 0.01
 _LEAST_PROMPT_WORDS = 8
 _MOST_RECURRING = 3  # a prompt in more training rows than this is an instruction that they share
 _PAIRS_SAID = 3
-_STEP = "Remove these rows from the evaluation set, or from the training set."
+_STEP = "Remove these rows from the training set (or from the evaluation set, where that is yours to change)."
 
 
 class OverlapPair(NamedTuple):

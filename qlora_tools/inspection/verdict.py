@@ -37,7 +37,10 @@ def summary_line(found: Scan, findings: Sequence[Finding], refused: int) -> str:
 def next_step(verdict: Verdict, path: str, model: str | None, *, from_config: bool) -> str:
     """What to do now."""
     if verdict == "not ready":
-        return "Mend what is marked as an error and inspect again; data.check: warn trains on what can be used all the same."
+        return (
+            "Mend what is marked as an error and inspect again. (data.check: warn trains on what can be used all the same, "
+            "where the person agrees.)"
+        )
     plan = f"qlora plan --model {shlex.quote(model) if model else 'MODEL'} --data {shlex.quote(path)} -o run.yaml"
     step = "Train with this config: `qlora train`." if from_config else f"Plan the run: `{plan}`."
     return step if verdict == "ready" else f"Look at the warnings and the masks. {step}"

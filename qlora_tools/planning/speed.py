@@ -5,6 +5,7 @@ SXM, stock engine, DoRA aside): median error 9 %, and 12 % on the 30 held-out ro
 its CPU launched the same work up to 1.6 times slower in some rows than in others.
 """
 
+import os
 from dataclasses import dataclass, field
 
 from ..config.choices import Quantization
@@ -31,11 +32,14 @@ _INT8_FACTOR = 1.6
 _OVERLAP = 4
 # A block with experts launches about as much as so many linears more.
 _EXPERT_LAUNCHES = 6
+# One processor of two threads, by benchmarks/results/demo_cpu.json; memory assumed.
+_CPU_TFLOPS, _CPU_GB_S = 0.06, 20.0
 _MEASURED_ON = "H100 SXM"
 _TYPICAL = "RTX 4090"
 
 MEASURED = "measured: benchmarks/results/memory_grid.json"
 SCALED = "scaled from an H100 measurement, factor-of-two accuracy"
+CPU = "rough, within a factor of three on an idle processor: scaled from benchmarks/results/demo_cpu.json"
 UNKNOWN = "no speed is known for this machine; name a GPU (--gpu) to get a time"
 
 
@@ -57,7 +61,10 @@ class Card:
 
     @classmethod
     def for_hardware(cls, hardware: Hardware) -> "Card | None":
-        """The card that `hardware` names; None for a CPU and for GPUs that are not in the table."""
+        """The card that `hardware` names; None for GPUs that are not in the table."""
+        if hardware.kind == "cpu":
+            threads = os.cpu_count() or 1
+            return cls(_CPU_TFLOPS * threads, _CPU_GB_S, CPU)
         gpu = gpu_from_hardware_name(hardware.name) if hardware.kind == "cuda" else None
         return None if gpu is None else cls.of(gpu)
 

@@ -10,7 +10,7 @@ from ..answers import Structured, answered
 from ..arguments import PathText
 from .toolset import Toolset
 
-_STILL = "It is still answering. Make the same call again to get the answers."
+_STILL = "It is still answering. Make the very same call again to get the answers; fewer prompts at once come sooner."
 _SHOWN_CHARACTERS = 300
 _MOST_SHOWN = 6
 
@@ -63,7 +63,7 @@ class AnsweringTools(Toolset):
         }
         found = await self._worked("generate", wanted, context)
         if found is None:
-            return answered(_STILL, TextAnswer(next_call=_STILL))
+            return answered(f"{self._so_far('generate', wanted)}\nNext: {_STILL}", TextAnswer(next_call=_STILL))
         call = "Judge the answers against what was wanted, and tell the person; qlora merge makes one plain model."
         answers = [PromptAnswer(**answer) for answer in found["answers"]]
         structured = TextAnswer(

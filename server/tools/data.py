@@ -69,7 +69,8 @@ class DataTools(Toolset):
         asked = {name: checked[name] for name in ("data", "model", "settings")}
         found = await self._worked("inspect", {**asked, "rows": rows}, context)
         if found is None:
-            return answered(_STILL, DataAnswer(summary=_STILL, next_call=_STILL))
+            told = self._so_far("inspect", {**asked, "rows": rows})
+            return answered(f"{told}\nNext: {_STILL}", DataAnswer(summary=told, next_call=_STILL))
         report = found["report"]
         return answered(_words(report), _answer(report), pictures=[found["picture"]])
 
@@ -83,7 +84,7 @@ def _answer(report: Document) -> DataAnswer:
         format=mapping.get("format"),
         columns=mapping.get("columns", {}),
         unused_columns=mapping.get("unused_columns", []),
-        proposal=report["proposal"],
+        proposal=_proposal(report["proposal"]),
         findings=[
             DataFinding(**{name: item[name] for name in DataFinding.model_fields}) for item in report["findings"]
         ],
@@ -95,6 +96,13 @@ def _answer(report: Document) -> DataAnswer:
         not_checked=report["not_checked"],
         next_call=_next_call(report),
     )
+
+
+def _proposal(proposal: Document | None) -> Document | None:
+    """Its settings; the script that converts the file only where no settings do."""
+    if proposal is None or not proposal["columns"]:
+        return proposal
+    return {name: value for name, value in proposal.items() if name != "code"}
 
 
 def _words(report: Document) -> str:

@@ -192,7 +192,11 @@ def _plan_answer(plan: Document) -> ConfigAnswer:
     schedule, memory = plan["schedule"], plan["memory"]
     return ConfigAnswer(
         config=plan["config"],
-        values=[PlannedField(**{name: value[name] for name in PlannedField.model_fields}) for value in plan["values"]],
+        values=[
+            PlannedField(**{name: value[name] for name in PlannedField.model_fields})
+            for value in plan["values"]
+            if value["reason"] != "asked for"
+        ],
         fits=plan["fits"],
         needed_gib=gib(memory["needed_bytes"]),
         free_gib=gib(memory["free_bytes"]),

@@ -42,6 +42,13 @@ class Toolset:
 
         return await self.room.done(task, arguments, tell)
 
+    def _so_far(self, task: str, arguments: Mapping[str, Any]) -> str:
+        """How far work is that takes longer than a call should last."""
+        event = self.room.latest(task, arguments)
+        done, total = event["values"].get("done"), event["values"].get("total")
+        amount = "" if done is None else f" {done:,.0f}" + (f" of {total:,.0f}" if total else "")
+        return f"So far: {event['message']}{amount}."
+
     def _checked(self, model: str | None, data: str, settings: Mapping[str, Any], output: str = "output") -> Document:
         """Model, data and settings with every path in them checked and resolved. Raises `UsageError`, `ConfigError`."""
         from qlora_tools.config.overrides import config_with, field_path

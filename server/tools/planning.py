@@ -1,7 +1,9 @@
 """estimate_memory and create_config."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver.context import Context
@@ -12,6 +14,7 @@ from qlora_tools.errors import UsageError
 
 from ..answers import Structured, answered
 from ..arguments import Config, Gpu, MemoryLimit, Model, PathText, Settings
+from ..batches import Batches
 from ..planning_words import (
     MemoryAnswer,
     comparison_answer,
@@ -70,6 +73,7 @@ class PlanningTools(Toolset):
     """What fits, and with which settings."""
 
     _estimates: dict[str, CallToolResult] = field(default_factory=dict)
+    _batches: Batches = field(default_factory=Batches)
 
     async def estimate_memory(
         self,
@@ -97,24 +101,41 @@ class PlanningTools(Toolset):
             raise UsageError(
                 f"view {view!r} needs a model.", next_step="Give model, or view='largest_models' for what a GPU takes."
             )
-        key = json.dumps([model, gpu, memory_limit_gib, task, asked, view], sort_keys=True)
-        if key in self._estimates:
-            return self._estimates[key]
-        name = (await self._aside(self._checked, model, "rows.jsonl", asked))["model"]
         if view == "strategies":
+            name = (await self._aside(self._checked, model, "rows.jsonl", asked))["model"]
             wanted = {"model": name, "gpu": gpu, "memory_limit_gib": memory_limit_gib, "settings": asked}
             return await self._compared("strategies", wanted, context)
-        from qlora_tools.memory.here import Target
         from qlora_tools.models.catalogue import CATALOGUE
 
-        target = await self._aside(Target.named_or_here, gpu, memory_limit_gib, task)
-        report = await self._aside(target.estimate, name, task=task, settings=asked)
-        answer = answered(memory_words(report), memory_answer(report))
-        # Only what neither a file nor the GPU of this machine decides.
+        find = partial(self._estimated, model, gpu, memory_limit_gib, task, asked)
+        key = json.dumps([model, gpu, memory_limit_gib, task, asked], sort_keys=True)
+        # Only what neither a file nor the GPU of this machine decides is kept.
         fixed = model in CATALOGUE and (gpu or memory_limit_gib) and len(key) < _LONGEST_KEY
-        if fixed and len(self._estimates) < _MOST_ESTIMATES:
-            self._estimates[key] = answer
-        return answer
+        return await self._once(key, find) if fixed else await find()
+
+    async def _once(self, key: str, find: Callable[[], Awaitable[CallToolResult]]) -> CallToolResult:
+        """What `find` finds, from memory where it was found before."""
+        if key in self._estimates:
+            return self._estimates[key]
+
+        async def kept() -> CallToolResult:
+            answer = self._estimates.get(key) or await find()
+            if len(self._estimates) < _MOST_ESTIMATES:
+                self._estimates[key] = answer
+            return answer
+
+        found: CallToolResult = await self._batches.ask(key, kept)
+        return found
+
+    async def _estimated(
+        self, model: str, gpu: str | None, memory_limit_gib: float | None, task: Any, settings: dict[str, Any]
+    ) -> CallToolResult:
+        from qlora_tools.memory.here import Target
+
+        name = (await self._aside(self._checked, model, "rows.jsonl", settings))["model"]
+        target = await self._aside(Target.named_or_here, gpu, memory_limit_gib, task)
+        report = await self._aside(target.estimate, name, task=task, settings=settings)
+        return answered(memory_words(report), memory_answer(report))
 
     async def _compared(self, task: str, arguments: Document, context: Context[Any, Any]) -> CallToolResult:
         found = await self._worked(task, arguments, context)

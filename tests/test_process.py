@@ -99,7 +99,7 @@ def test_the_wheel_holds_every_package_and_data_file_inside_qlora_tools_alone(wh
 def test_the_list_of_packages_is_complete() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "qlora_tools").rglob("__init__.py")}
-    assert set(listed) == found | {"qlora_tools.server", "qlora_tools.templates"}
+    assert set(listed) == found | {"qlora_tools.server", "qlora_tools.server.tools", "qlora_tools.templates"}
 
 
 def test_the_light_install_works_without_torch_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from qlora_tools.jobs.layout import Workspace
 from qlora_tools.jobs.training import with_changes
 
 from .options import ServerOptions
-
-_PATHS = ("model.name", "data.path", "data.evaluation_path", "data.more_sources")
+from .path_settings import with_resolved_paths
 
 
 def checked_changes(options: ServerOptions, job_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,8 +24,4 @@ def checked_changes(options: ServerOptions, job_id: str, changes: Mapping[str, A
     asked = {field_path(name): value for name, value in changes.items()}
     earlier = (read_document(job.attempts()[-1].request_file) or {}).get("changes", {})
     whole = with_changes(read_document(job.config_file) or {}, {**earlier, **asked})
-    plain = options.access.checked_config(whole).model_dump(mode="json")
-    for name in asked.keys() & set(_PATHS):
-        part, _, last = name.partition(".")
-        asked[name] = plain[part][last]
-    return asked
+    return with_resolved_paths(asked, options.access.checked_config(whole))

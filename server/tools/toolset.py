@@ -9,11 +9,11 @@ import anyio.to_thread
 from mcp.server.mcpserver.context import Context
 
 from ..options import ServerOptions
+from ..path_settings import with_resolved_paths
 from ..work import Document, WorkRoom
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PATH_SETTINGS = ("model.name", "data.path", "data.evaluation_path", "data.more_sources", "output.directory")
 # More threads would only take the interpreter from one another.
 _THREADS = 4
 GIB = 2**30
@@ -57,15 +57,10 @@ class Toolset:
         config = self.options.access.checked_config(
             config_with(asked, model=model or "any/any", data=data, output=asked.get("output.directory", output))
         )
-        plain = config.model_dump(mode="json")
-        for name in _PATH_SETTINGS:
-            if name in asked:
-                part, _, last = name.partition(".")
-                asked[name] = plain[part][last]
         return {
             "model": config.model.name if model else None,
             "data": config.data.path,
-            "settings": asked,
+            "settings": with_resolved_paths(asked, config),
             "output": config.output.directory,
         }
 

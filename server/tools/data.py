@@ -140,5 +140,6 @@ def _next_call(report: Document) -> str:
             "Tokens and masks were not checked, since the model's tokenizer is not on this machine: fetch the model (on the "
             "command line: hf download MODEL) and inspect again, or tell the person and go on with create_config."
         )
-    model = "" if report["model"] else " Inspect again with model to see tokens and masks."
-    return f"Look at the learnt parts, then create_config(model=..., data=...).{model}"
+    if not report["model"]:
+        return "inspect_dataset again with the model that will be trained: it shows tokens and what would be learnt."
+    return "Look at the learnt parts, then create_config(model=..., data=...)."

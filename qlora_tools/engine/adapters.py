@@ -19,8 +19,6 @@ from ..errors import ConfigError, ConfigProblem
 from ..models.reference import ResolvedModel
 from .loftq import start_from_loftq
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
 
 @dataclass(frozen=True)
 class ParameterCount:

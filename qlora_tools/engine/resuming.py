@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..adapters.record import config_hash
 from ..checkpoints import require_complete, set_later_aside
 from ..config import RunConfig
 from ..errors import UsageError
@@ -13,7 +14,6 @@ from ..events import Listener, RunEvent
 from ..going_on import require_of_output, require_same_config
 from ..models.reference import ResolvedModel
 from .micro_batches import first_cut
-from .record import config_hash
 from .training_state import TrainingState, load_state
 
 _SIZES = ("micro_batch_size", "gradient_accumulation_steps")

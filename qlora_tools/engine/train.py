@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from ..adapters.record import AdapterRecord, config_hash, text_hash
 from ..config import RunConfig, dump_config
 from ..config.library_arguments import resolve_compute_dtype
 from ..data.dataset import NumberedExamples, read_dataset
@@ -40,7 +41,6 @@ from .expectation import expected_memory, remember_run
 from .fit import Fit
 from .loading import LoadedModel, load_model, load_tokenizer, read_config
 from .output import publish_adapter, require_finite
-from .record import AdapterRecord, config_hash, text_hash
 from .resuming import cut_as, leave_other_branches, open_checkpoint, ordered_as, run_identity, same_run
 from .smoke import smoke_generation
 

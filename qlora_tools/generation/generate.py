@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..adapters.record import adapter_directory
 from ..data.examples import Message
 from ..errors import UsageError
 from ..events import Listener, RunEvent, ignore
@@ -36,7 +37,7 @@ def generate(
     if not prompts:
         raise UsageError("There is no prompt to answer.", next_step="Give at least one prompt.")
     from ..engine.device import release_memory
-    from .session import GenerationSession, adapter_directory
+    from .session import GenerationSession
 
     began = time.monotonic()
     directory = adapter_directory(as_path(str(adapter)))

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import set_seed
 
+from ..adapters.record import AdapterRecord, read_adapter_record, text_hash
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
 from ..data.chat_template import install_instruction_form
@@ -18,7 +19,6 @@ from ..data.examples import Message, RowError
 from ..data.rendering import Renderer
 from ..engine.device import detect_hardware, release_memory
 from ..engine.loading import load_model
-from ..engine.record import AdapterRecord, read_adapter_record, text_hash
 from ..errors import MachineError, ModelError, UsageError
 from ..events import Listener, RunEvent, ignore
 from ..models.hardware import Hardware
@@ -26,16 +26,6 @@ from ..models.hardware import Hardware
 # Padded tokens of a batch: enough to keep the device busy, little enough for its key-value cache.
 _BATCH_TOKENS = {"cuda": 65_536, "cpu": 8_192}
 _MOST_ROWS = 64
-
-
-def adapter_directory(path: Path) -> Path:
-    """The adapter of a training run's output directory, or the directory itself."""
-    if not path.is_dir():
-        raise ModelError(
-            f"There is no adapter directory {path}.",
-            next_step="Give the output directory of `qlora train` or its adapter/.",
-        )
-    return path / "adapter" if (path / "adapter" / "adapter_config.json").is_file() else path
 
 
 @dataclass(frozen=True)

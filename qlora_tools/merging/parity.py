@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from ..adapters.record import adapter_directory
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
 from ..data.examples import Message
 from ..engine.device import detect_hardware, host_hardware, release_memory
 from ..engine.loading import load_model
-from ..generation.session import GenerationSession, adapter_directory
+from ..generation.session import GenerationSession
 from ..models.hardware import Hardware
 from ..models.reference import ModelReference, resolve_model
 from ..results import ParityResult

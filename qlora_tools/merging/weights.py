@@ -6,13 +6,13 @@ from typing import Any
 import psutil
 import torch
 
+from ..adapters.record import AdapterRecord, adapter_directory, read_adapter_record
 from ..config.schema import QuantizationConfig
 from ..engine.device import host_hardware
 from ..engine.loading import LoadedModel, load_model
 from ..engine.output import full_disk_as_oserror
-from ..engine.record import AdapterRecord, read_adapter_record
 from ..errors import MachineError
-from ..generation.session import adapter_directory, adapter_tokenizer, with_adapter
+from ..generation.session import adapter_tokenizer, with_adapter
 from ..models.reference import ResolvedModel
 
 

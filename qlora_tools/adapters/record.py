@@ -15,7 +15,19 @@ from ..errors import ModelError
 from ..models.local_files import PICKLE_PATTERNS
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..run_output import ADAPTER_RECORD_FILE
-from .adapters import ADAPTER_WEIGHTS
+
+# The name that PEFT gives to the weights.
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def adapter_directory(path: Path) -> Path:
+    """The adapter of a training run's output directory, or the directory itself."""
+    if not path.is_dir():
+        raise ModelError(
+            f"There is no adapter directory {path}.",
+            next_step="Give the output directory of `qlora train` or its adapter/.",
+        )
+    return path / "adapter" if (path / "adapter" / "adapter_config.json").is_file() else path
 
 
 class AdapterRecord(BaseModel):

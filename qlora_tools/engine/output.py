@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ..adapters.record import AdapterRecord, write_record
+from ..adapters.record import ADAPTER_WEIGHTS, AdapterRecord, write_record
 from ..disk import DISK_FULL
 from ..durable import exchange_directories, publish_directory
 from ..errors import CheckFailed
-from .adapters import ADAPTER_WEIGHTS
 
 
 def publish_adapter(

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from .doctor import check_environment, diagnose
     from .engine.train import train
     from .errors import QloraError
-    from .generation import generate
+    from .evaluation import evaluate
+    from .exporting.export import export
+    from .exporting.push import push
+    from .generation.files import generate_file
+    from .generation.generate import generate
     from .inspection import inspect_dataset, redact_dataset
-    from .jobs import get_job, list_jobs, prune_jobs, read_log, resume_job, start_training, stop_job
+    from .jobs import get_job, list_jobs, prune_jobs, read_log, resume_job, start_training, start_work, stop_job
     from .memory import estimate_memory
-    from .merging import merge
+    from .merging.merge import merge
     from .planning import create_config
+    from .serving import plan_serving, serve
 
 _HOMES = {
     "QloraError": "errors",
@@ -37,18 +42,25 @@ _HOMES = {
     "create_config": "planning",
     "diagnose": "doctor",
     "estimate_memory": "memory",
+    "export": "exporting",
+    "evaluate": "evaluation",
     "generate": "generation",
+    "generate_file": "generation",
     "get_job": "jobs",
     "inspect_dataset": "inspection",
     "list_jobs": "jobs",
     "load_config": "config",
     "merge": "merging",
     "parse_config": "config",
+    "plan_serving": "serving",
     "prune_jobs": "jobs",
+    "push": "exporting",
     "read_log": "jobs",
     "redact_dataset": "inspection",
     "resume_job": "jobs",
+    "serve": "serving",
     "start_training": "jobs",
+    "start_work": "jobs",
     "stop_job": "jobs",
     "train": "engine.train",
 }
@@ -61,18 +73,25 @@ __all__ = [
     "create_config",
     "diagnose",
     "estimate_memory",
+    "evaluate",
+    "export",
     "generate",
+    "generate_file",
     "get_job",
     "inspect_dataset",
     "list_jobs",
     "load_config",
     "merge",
     "parse_config",
+    "plan_serving",
     "prune_jobs",
+    "push",
     "read_log",
     "redact_dataset",
     "resume_job",
+    "serve",
     "start_training",
+    "start_work",
     "stop_job",
     "train",
 ]

@@ -10,6 +10,7 @@
     │   ├── MissingLibraryError 4  an optional dependency is not installed
     │   └── DiskSpaceError      4  not enough disk space, or the disk filled up
     └── RunStopped            130  a run ended early because it was asked to
+        └── WorkStopped       130  the same of an evaluation, a merge or an export
 
 A message says what failed, with the value and what is allowed; `next_step` says what to do about it.
 Anything else that escapes is a bug of qlora-tools and shows its traceback.
@@ -32,6 +33,7 @@ __all__ = [
     "QloraError",
     "RunStopped",
     "UsageError",
+    "WorkStopped",
 ]
 
 
@@ -123,3 +125,11 @@ class RunStopped(QloraError):  # noqa: N818 - it names an outcome
         super().__init__(f"The run was stopped after step {step}; {where}.", next_step="Resume it to go on from there.")
         self.step = step
         self.checkpoint = checkpoint
+
+
+class WorkStopped(RunStopped):
+    """An evaluation, a merge or an export ended early because it was asked to. The message says how far it was."""
+
+    def __init__(self, message: str, *, next_step: str = "Run it again: it goes on from what it has written.") -> None:
+        QloraError.__init__(self, message, next_step=next_step)
+        self.step, self.checkpoint = 0, None

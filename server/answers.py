@@ -29,6 +29,9 @@ _AS_TOOLS = {
     "qlora resume": 'control_job(action="resume")',
     "qlora doctor": "check_environment, diagnose_failure",
     "qlora generate": "generate_text",
+    "qlora evaluate": "evaluate_adapter",
+    "qlora merge": "merge_adapter",
+    "qlora export": "export_model",
     "qlora guide": "qlora://guide/{topic}",
 }
 # Options of commands that tools have as arguments.

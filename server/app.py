@@ -21,10 +21,10 @@ from .work import WorkRoom
 
 _INSTRUCTIONS = (
     "Fine-tune language models with QLoRA on this machine. Order: check_environment, inspect_dataset, estimate_memory, "
-    "create_config, start_training, get_job, generate_text. Each answer names the next call. Paths count from the "
-    "workspace. qlora://guide/{topic} has the background."
+    "create_config, start_training, get_job, evaluate_adapter, merge_adapter, export_model. Each answer names the next call. "
+    "Paths count from the workspace. qlora://guide/{topic} has the background."
 )
-_READ_ONLY = " This server is read-only: start_training and control_job are left out."
+_READ_ONLY = " This server is read-only: tools that start or stop jobs are left out."
 # Levels of the protocol that Python does not have.
 _LEVELS = {"notice": "INFO", "alert": "CRITICAL", "emergency": "CRITICAL"}
 # What tools import when they are called, in the order in which agents call.
@@ -33,7 +33,7 @@ _WANTED = ("config", "jobs.reading", "memory.here", "jobs.starting", "jobs.stopp
 
 def build_server(options: ServerOptions, room: WorkRoom | None = None) -> MCPServer[Any]:
     """The server with all tools, resources and prompts, ready to run; work in child processes goes into `room`."""
-    server = _Server(options, room or WorkRoom())
+    server = _Server(options, room or WorkRoom(options.workspace))
     add_completions(server, options)
     server._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, _set_level)
     return server

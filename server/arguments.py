@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from qlora_tools.errors import QloraError
 
@@ -33,31 +33,41 @@ def _as_mapping(value: Any) -> Any:
         raise ValueError(error.message) from None
 
 
+def _not_empty(text: str) -> str:
+    """As the schema could say too, for tokens with each path argument; empty text would pass for "not given"."""
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
 # `format: path` marks what the workspace guard checks; tests find path arguments by it.
-PathText = Annotated[str, Field(min_length=1, max_length=_LONGEST_PATH, json_schema_extra={"format": "path"})]
+PathText = Annotated[
+    str, Field(max_length=_LONGEST_PATH, json_schema_extra={"format": "path"}), AfterValidator(_not_empty)
+]
 Model = Annotated[
     str,
     Field(
-        min_length=1,
         max_length=_LONGEST_PATH,
         json_schema_extra={"format": "path"},
-        description="Catalogue name (llama-3.1-8b-instruct), Hub id (owner/name), or ./directory.",
+        description="Catalogue name, Hub id (owner/name) or ./directory.",
     ),
+    AfterValidator(_not_empty),
 ]
-Gpu = Annotated[
-    str, Field(max_length=100, description="t4, 4090, a100-80gb, h100, cpu ... Default: this machine's GPU.")
-]
+Gpu = Annotated[str, Field(max_length=100, description="t4, 4090, h100, cpu ... Default: this machine's.")]
 MemoryLimit = Annotated[float, Field(ge=0.5, le=4096, description="Free GPU memory in GiB.")]
 Settings = Annotated[
     dict[str, Any],
     Field(
         max_length=_MOST_SETTINGS,
-        description='Run config fields, such as {"max_length_tokens": 4096, "rank": 64}. All: qlora://config/schema.',
+        description='Run config fields: {"rank": 64}. All: qlora://config/schema.',
     ),
 ]
 Config = Annotated[
     dict[str, Any],
     BeforeValidator(_as_mapping),
-    Field(description="Run config: {model: {name}, data: {path}, output: {directory}, training: {...}, ...}."),
+    Field(description="Run config: {model: {name}, data: {path}, output: {directory}, ...}."),
 ]
-JobId = Annotated[str, Field(min_length=1, max_length=200, description="Id, its beginning, name, or last.")]
+Adapter = Annotated[PathText, Field(description="A job's id, or the output directory of a run.")]
+IdempotencyKey = Annotated[str, Field(max_length=200, description="Same key, one job.")]
+DryRun = Annotated[bool, Field(description="Check, start nothing.")]
+JobId = Annotated[str, Field(max_length=200, description="Id, its beginning, name, or last.")]

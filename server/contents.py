@@ -15,6 +15,7 @@ from .tools.data import DataTools
 from .tools.jobs import JobControls, JobTools
 from .tools.machine import MachineTools
 from .tools.planning import PlanningTools
+from .tools.shipping import ShippingTools
 from .work import WorkRoom
 
 _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -34,6 +35,7 @@ def add_contents(server: MCPServer[Any], options: ServerOptions, room: WorkRoom)
 def _tools(options: ServerOptions, room: WorkRoom) -> list[StrictTool]:
     machine, planning, data = MachineTools(options, room), PlanningTools(options, room), DataTools(options, room)
     jobs, answering, controls = JobTools(options, room), AnsweringTools(options, room), JobControls(options, room)
+    shipping = ShippingTools(options, room)
     tools = [
         # Clients and suites that try the first one without arguments get an error at once, not ten seconds of checks.
         StrictTool.of(data.inspect_dataset, title="Inspect a dataset", annotations=_READS_THE_HUB),
@@ -47,6 +49,9 @@ def _tools(options: ServerOptions, room: WorkRoom) -> list[StrictTool]:
     ]
     changing = [
         StrictTool.of(controls.start_training, title="Start a training job", annotations=_STARTS),
+        StrictTool.of(shipping.evaluate_adapter, title="Evaluate an adapter", annotations=_STARTS),
+        StrictTool.of(shipping.merge_adapter, title="Merge an adapter", annotations=_STARTS),
+        StrictTool.of(shipping.export_model, title="Export a model", annotations=_STARTS),
         StrictTool.of(controls.control_job, title="Stop, cancel or resume a job", annotations=_ENDS),
     ]
     if not options.read_only:

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ResourceLink
 from pydantic import Field
 
+from qlora_tools.jobs.course import course_of
+from qlora_tools.jobs.layout import TRAINING
+from qlora_tools.jobs.nouns import noun_of
 from qlora_tools.jobs.states import QUEUED, TERMINAL
 from qlora_tools.progress.durations import duration_words
-from qlora_tools.progress.line import status_line
 
 from .answers import Structured, link_to
+from .result_words import brief_result, result_lines
 
 if TYPE_CHECKING:
     from qlora_tools.jobs import JobStatus
 
 _MOST_WARNINGS = 5
 _LOG_CHARACTERS = 6_000
-# What a result holds one of for each step is left to qlora://jobs/{id}/metrics.
-_LEFT_OUT = ("losses", "versions", "output_directory", "adapter_directory", "warnings")
 
 
 class AttemptWords(Structured):
@@ -34,6 +35,7 @@ class JobAnswer(Structured):
 
     id: str
     name: str
+    kind: str = TRAINING
     state: str
     finished: bool
     phase: str | None = None
@@ -58,17 +60,13 @@ class JobAnswer(Structured):
 
 
 class JobHandle(Structured):
-    """A job that was started, stopped or resumed."""
+    """A job that was started, stopped or resumed; get_job tells the rest."""
 
     id: str
-    name: str
     state: str
-    queue_position: int | None = None
     waiting_for: str | None = None
     needed_gib: float | None = None
     output_directory: str
-    last_checkpoint: str | None = None
-    message: str | None = None
     next_call: str
 
 
@@ -77,6 +75,7 @@ class JobLine(Structured):
 
     id: str
     name: str
+    kind: str = TRAINING
     state: str
     model: str
     step: int | None = None
@@ -99,17 +98,13 @@ class JobListAnswer(Structured):
 def job_answer(status: "JobStatus", *, log: str | None = None) -> JobAnswer:
     """A job as data."""
     fields = status.model_dump(include=set(JobAnswer.model_fields) - {"attempts", "result"})
-    result = {name: value for name, value in (status.result or {}).items() if name not in _LEFT_OUT}
-    losses = _numbers((status.result or {}).get("losses"))
-    if losses:
-        result |= {"first_loss": losses[0], "last_loss": losses[-1]}
     attempts = [AttemptWords(**one.model_dump(include=set(AttemptWords.model_fields))) for one in status.attempts]
     return JobAnswer(
         **{**fields, "warnings": status.warnings[:_MOST_WARNINGS]},
         finished=status.state in TERMINAL,
         needed_gib=_needed_gib(status),
         attempts=attempts if len(attempts) > 1 or status.state in TERMINAL else [],
-        result=result or None,
+        result=brief_result(status.kind, status.result or {}) or None,
         log=log[-_LOG_CHARACTERS:] if log is not None else None,
         next_call=next_call(status),
     )
@@ -132,11 +127,12 @@ def job_line(status: "JobStatus") -> JobLine:
 
 def job_words(status: "JobStatus", *, log: str | None = None) -> str:
     """A job in a few lines."""
-    lines = [f"{status.id} ({status.name}): {state_words(status)}"]
+    lines = [f"{status.id} ({named(status)}): {state_words(status)}"]
     lines += [status.message] if status.message else []
     lines += [f"Warning: {warning}" for warning in status.warnings[:_MOST_WARNINGS]]
     lines += [f"Adapter: {status.adapter_directory}"] if status.adapter_directory else []
-    lines += [f"Result: {_result_words(status.result)}"] if status.result else []
+    lines += [f"Result: {status.summary}"] if status.summary else []
+    lines += result_lines(status.kind, status.result or {})
     lines.append(f"Next: {next_call(status)}")
     # Last, since a long answer is cut at its end.
     lines += [f"Log:\n{log[-_LOG_CHARACTERS // 5 :]}"] if log else []
@@ -148,42 +144,29 @@ def state_words(status: "JobStatus") -> str:
     if status.state in QUEUED:
         place = f", place {status.queue_position}" if status.queue_position else ""
         return f"{status.state}{place}, waiting for {status.waiting_for}"
-    if status.step is None:
-        return f"{status.state}{f', {status.phase}' if status.phase else ''}"
-    names = ("step", "planned_steps", "loss", "evaluation_loss", "tokens_per_second", "eta_seconds")
-    return f"{status.state}, {status_line(status.model_dump(include=set(names)))}"
+    return ", ".join(word for word in (status.state, course_of(status)) if word)
 
 
-def _result_words(result: dict[str, Any]) -> str:
-    """The result in half a line. It was read from a file, so nothing is taken for granted."""
-    losses, rows = _numbers(result.get("losses")), result.get("training_rows")
-    evaluations = result.get("evaluation_losses")
-    held_out = _numbers(list(evaluations.values())) if isinstance(evaluations, dict) else []
-    words = [f"loss {losses[0]:.3f} -> {losses[-1]:.3f}"] if losses else []
-    if held_out:
-        course = f"{held_out[0]:.3f} -> {held_out[-1]:.3f}" if len(held_out) > 1 else f"{held_out[0]:.3f}"
-        words.append(f"held-out loss {course}, kept step {result.get('saved_step')}")
-    words += [f"{rows.get('used')} of {rows.get('read')} rows usable"] if isinstance(rows, dict) else []
-    words += [duration_words(seconds) for seconds in _numbers([result.get("train_seconds")])]
-    return ", ".join(words)
-
-
-def _numbers(values: object) -> list[float]:
-    """`values` where all of them are numbers, else none."""
-    whole = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
-    return values if isinstance(values, list) and whole else []
+def named(status: "JobStatus") -> str:
+    """The job's name, and what it does where it is no training."""
+    return status.name if status.kind == TRAINING else f"{status.name}, {noun_of(status.kind)}"
 
 
 def next_call(status: "JobStatus") -> str:
     """The call that helps next."""
     job = f"job_id={status.id!r}"
     if status.state == "succeeded":
-        return f"generate_text(adapter={status.id!r}, prompts=[held-out prompts], side='both') shows whether it helped."
+        return _after_success(status)
+    if status.state == "failed" and status.kind != TRAINING:
+        return f"{status.next_step} With other arguments it is a new job."
     if status.state == "failed":
         resume = f"control_job({job}, action='resume', changes={{...}})"
         return f"{status.next_step} As tools: diagnose_failure({job}), then {resume} or a new start_training."
     if status.state in ("stopped", "interrupted"):
-        return f"control_job({job}, action='resume') goes on from {status.last_checkpoint or 'the beginning'}."
+        origin = status.last_checkpoint or ("the beginning" if status.kind == TRAINING else "what it has written")
+        return f"control_job({job}, action='resume') goes on from {origin}."
+    if status.state == "cancelled" and status.kind != TRAINING:
+        return "The same call with another idempotency_key begins anew."
     if status.state == "cancelled":
         return "start_training begins a new run, with another idempotency_key than the cancelled one."
     wait = f"get_job({job}, wait_seconds=30)"
@@ -192,11 +175,26 @@ def next_call(status: "JobStatus") -> str:
     return f"{wait} waits for its end."
 
 
+def _after_success(status: "JobStatus") -> str:
+    result = status.result or {}
+    if status.kind == "evaluate":
+        ship = f"merge_adapter(adapter={result.get('adapter')!r}, output=...) or export_model(source=..., to=...)."
+        verdict = result.get("verdict")
+        decision = verdict.get("decision") if isinstance(verdict, dict) else None
+        return f"Tell the person the verdict. {ship}" if decision == "ship" else f"Tell the person. {status.next_step}"
+    if status.kind == "merge":
+        return f"export_model(source={status.id!r}, to='gguf', output=...), or tell the person where the model lies."
+    if status.kind == "export":
+        return "Tell the person where it lies, its licence, and what its README.md says on loading it."
+    ask = f"generate_text(adapter={status.id!r}, prompts=[held-out prompts], side='both') shows answers"
+    return f"{ask}, evaluate_adapter(adapter={status.id!r}) whether it helped."
+
+
 def job_links(status: "JobStatus") -> list[ResourceLink]:
     """Where the whole report, log and metrics of a job are."""
     base = f"qlora://jobs/{status.id}"
-    return [
-        link_to(f"{base}/report", "report", "text/html", "How the run went, as a page"),
-        link_to(f"{base}/log", "log", "text/plain", "The end of the log"),
-        link_to(f"{base}/metrics", "metrics", "application/jsonl", "Losses and speed, step by step"),
-    ]
+    report = link_to(f"{base}/report", "report", "text/html", "How it went, as a page")
+    log = link_to(f"{base}/log", "log", "text/plain", "The end of the log")
+    if status.kind == TRAINING:
+        return [report, log, link_to(f"{base}/metrics", "metrics", "application/jsonl", "Losses, step by step")]
+    return [report, log] if status.kind == "evaluate" and status.result else [log]

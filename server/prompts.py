@@ -36,8 +36,10 @@ def fine_tune_a_model(
 3. inspect_dataset with the model. Mend errors with the person's word; look at the learnt parts of the masks.
 4. estimate_memory, then create_config with {"evaluation_fraction": 0.1}. Show the person the values that matter and why.
 5. start_training with an idempotency_key, get_job with wait_seconds=30 until it has ended. On a failure: diagnose_failure.
-6. generate_text on at least ten prompts that were not trained on, base beside adapter. Tell what got better and worse.
-7. Tell where the adapter is, which rows were left out, the licence of the base, and what was not tested.""",
+6. evaluate_adapter with the job's id, get_job until it has ended. Tell the verdict with its intervals; show some answers by
+generate_text. Where it says not to ship, say why and go back to step 3 or 4.
+7. If the person wants it: merge_adapter (its parity check proves the model), export_model to the tool they use.
+8. Tell where everything is, which rows were left out, the licence of the base, and what was not tested.""",
         task=task,
         data=data,
         model=model,

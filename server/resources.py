@@ -13,7 +13,7 @@ from mcp.server.mcpserver.resources import FunctionResource
 import qlora_tools
 from qlora_tools.errors import QloraError, UsageError
 from qlora_tools.guide import read_topic, topics
-from qlora_tools.jobs.layout import Workspace
+from qlora_tools.jobs.layout import TRAINING, Workspace
 from qlora_tools.run_output import METRICS_FILE
 
 from .answers import shown
@@ -71,7 +71,7 @@ class JobFiles:
         self._options = options
 
     def config(self, job_id: str) -> str:
-        """The job's complete run config as YAML."""
+        """The job's complete run config as YAML; of an evaluation, merge or export its arguments."""
         return _said(self._config, job_id)
 
     def log(self, job_id: str) -> str:
@@ -90,13 +90,20 @@ class JobFiles:
         from qlora_tools.config import dump_config
         from qlora_tools.jobs.facts import read_document
         from qlora_tools.jobs.training import with_changes
+        from qlora_tools.jobs.working import asked_work
 
         status = self._status(job_id)
-        file = Workspace.at(self._options.workspace).job(status.id).config_file
-        return dump_config(with_changes(read_document(file) or {}, {}))
+        job = Workspace.at(self._options.workspace).job(status.id)
+        if status.kind != TRAINING:
+            return json.dumps(dict(zip(("kind", "arguments"), asked_work(job), strict=True)), indent=1)
+        return dump_config(with_changes(read_document(job.config_file) or {}, {}))
 
     def _metrics(self, job_id: str) -> str:
-        path = self._output(self._status(job_id)) / METRICS_FILE
+        from qlora_tools.jobs.run_report import require_training
+
+        status = self._status(job_id)
+        require_training(status)
+        path = self._output(status) / METRICS_FILE
         try:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -107,11 +114,13 @@ class JobFiles:
         return text if size <= _MOST_METRICS_BYTES else text.partition("\n")[2]
 
     def _report(self, job_id: str) -> str:
-        from qlora_tools.jobs.run_report import curve_of, read_job_run
+        from qlora_tools.jobs.run_report import curve_of, evaluation_page, read_job_run
         from qlora_tools.report.job_page import job_page
 
         status = self._status(job_id)
-        self._output(status)
+        output = self._output(status)
+        if status.kind == "evaluate":
+            return evaluation_page(status, output).read_text(encoding="utf-8", errors="replace")
         summary, course = read_job_run(status)
         return job_page(summary.model_dump(mode="json"), curve_of(summary, course))
 

@@ -6,50 +6,48 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def plain_schema(schema: Mapping[str, Any], *, described: bool = True) -> Schema:
-    """`schema` without titles and nulls, references resolved.
+def plain_schema(schema: Mapping[str, Any]) -> Schema:
+    """`schema` without titles and nulls, references resolved."""
+    return _plain(schema, schema.get("$defs", {}), ())
 
-    Where it is not to be `described`, for what comes back, descriptions, defaults and bans of further fields go too, and
-    what is always there is told of the outermost object alone.
+
+def outline_of(schema: Mapping[str, Any]) -> Schema:
+    """What an agent has to know of an answer before it comes: what is always there, and which lists and objects may be.
+
+    Single values that may be absent, and what is within lists and objects, are read in the answer itself: every agent pays
+    for this outline with each task, whether it calls the tool or not.
     """
-    return _plain(schema, schema.get("$defs", {}), described, ())
+    plain = plain_schema(schema)
+    always = plain["required"]
+    types = {name: part.get("type") for name, part in plain["properties"].items()}
+    told = {name: {"type": kind} for name, kind in types.items() if name in always or kind in ("array", "object")}
+    return {"type": "object", "properties": told, "required": always}
 
 
-def _plain(schema: Mapping[str, Any], known: Mapping[str, Any], described: bool, within: tuple[str, ...]) -> Schema:
+def _plain(schema: Mapping[str, Any], known: Mapping[str, Any], within: tuple[str, ...]) -> Schema:
     if "$ref" in schema:
         name = str(schema["$ref"]).rsplit("/", 1)[-1]
         beside = {key: value for key, value in schema.items() if key != "$ref"}
         if name in within:
             return {"type": "object"}
-        return _plain({**known[name], **beside}, known, described, (*within, name))
+        return _plain({**known[name], **beside}, known, (*within, name))
     choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
     if "anyOf" in schema and len(choices) == 1:
         beside = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
-        return _plain({**choices[0], **beside}, known, described, within)
-    kept: Schema = {}
-    for key, value in schema.items():
-        if key in ("title", "$defs") and not isinstance(value, bool):
-            continue
-        if not described and (key in ("description", "default") or value is False):
-            continue
-        kept[key] = _value(key, value, known, described, within)
-    return kept if described else {key: _loose(key, value) for key, value in kept.items()}
+        return _plain({**choices[0], **beside}, known, within)
+    names = ("title", "$defs")
+    return {
+        key: _value(key, value, known, within)
+        for key, value in schema.items()
+        if key not in names or isinstance(value, bool)
+    }
 
 
-def _loose(key: str, value: Any) -> Any:
-    """The parts of an object, less what each of them always has."""
+def _value(key: str, value: Any, known: Mapping[str, Any], within: tuple[str, ...]) -> Any:
     if key == "properties":
-        return {name: _loose("items", part) for name, part in value.items()}
-    if key == "items" and isinstance(value, Mapping):
-        return {name: part for name, part in value.items() if name != "required"}
-    return value
-
-
-def _value(key: str, value: Any, known: Mapping[str, Any], described: bool, within: tuple[str, ...]) -> Any:
-    if key == "properties":
-        return {name: _plain(part, known, described, within) for name, part in value.items()}
+        return {name: _plain(part, known, within) for name, part in value.items()}
     if key in ("items", "additionalProperties") and isinstance(value, Mapping):
-        return _plain(value, known, described, within)
+        return _plain(value, known, within)
     if key in ("anyOf", "prefixItems"):
-        return [_plain(part, known, described, within) for part in value]
+        return [_plain(part, known, within) for part in value]
     return value

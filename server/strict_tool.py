@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from qlora_tools.errors import QloraError, UsageError
 
 from .answers import refused, shortened, shown, with_absent
-from .schemas import plain_schema
+from .schemas import outline_of, plain_schema
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class StrictTool(Tool):
         assert isinstance(tool, StrictTool)
         tool.parameters = {**plain_schema(tool.parameters), "additionalProperties": False}
         tool.fn_metadata = _Metadata(**{name: getattr(tool.fn_metadata, name) for name in FuncMetadata.model_fields})
-        tool.fn_metadata.output_schema = plain_schema(tool.fn_metadata.output_schema or {}, described=False)
+        tool.fn_metadata.output_schema = outline_of(tool.fn_metadata.output_schema or {})
         return tool
 
     async def run(

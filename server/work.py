@@ -11,12 +11,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from qlora_tools.errors import MachineError, QloraError
 from qlora_tools.subprocesses import runner_environment
+
+from .warm_work import WarmWork
+
+if TYPE_CHECKING:
+    from qlora_tools.worker.warm import WarmWorker
 
 Document = dict[str, Any]
 # Clients give up on a call after about 60 seconds.
@@ -121,10 +126,12 @@ Progress = Callable[[Document], Any]
 
 
 class WorkRoom:
-    """The work that is under way or waits to be fetched, by what was asked."""
+    """The work that is under way or waits to be fetched, by what was asked, for one workspace."""
 
-    def __init__(self) -> None:
-        self._works: dict[str, Work] = {}
+    def __init__(self, workspace: Path = Path()) -> None:
+        self._works: dict[str, Work | WarmWork] = {}
+        self._workspace = workspace
+        self._warm: WarmWorker | None = None
 
     async def done(
         self, task: str, arguments: Mapping[str, Any], told: Progress, *, wait_seconds: float = WAIT_SECONDS
@@ -140,7 +147,7 @@ class WorkRoom:
         if work is None:
             self._require_room()
             # In its place before anything is waited for: the same call a moment later finds it.
-            work = self._works[key] = Work(task, arguments)
+            work = self._works[key] = self._made(task, arguments)
             await self._started(key, work)
         deadline, last = time.monotonic() + wait_seconds, None
         while work.ended is None and time.monotonic() < deadline:
@@ -159,7 +166,16 @@ class WorkRoom:
         work = self._works.get(_key(task, arguments))
         return {"message": "", "values": {}} if work is None else work.event
 
-    async def _started(self, key: str, work: Work) -> None:
+    def _made(self, task: str, arguments: Mapping[str, Any]) -> "Work | WarmWork":
+        """Work in a process of its own; answers come from one that keeps the model, or every call would load it again."""
+        if task != "generate":
+            return Work(task, arguments)
+        from qlora_tools.worker.warm import WarmWorker
+
+        self._warm = self._warm or WarmWorker(self._workspace)
+        return WarmWork(self._warm, arguments)
+
+    async def _started(self, key: str, work: "Work | WarmWork") -> None:
         try:
             await anyio.to_thread.run_sync(work.start)
         except OSError as error:
@@ -174,6 +190,8 @@ class WorkRoom:
         for work in self._works.values():
             work.kill()
         self._works.clear()
+        if self._warm is not None:
+            self._warm.close()
 
     def _require_room(self) -> None:
         running = sum(work.ended is None for work in self._works.values())

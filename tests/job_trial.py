@@ -12,14 +12,56 @@ from pathlib import Path
 from typing import Any
 
 from qlora_tools.checkpoints import write_checkpoint
-from qlora_tools.errors import DataError, RunStopped
+from qlora_tools.errors import DataError, RunStopped, WorkStopped
 from qlora_tools.events import Listener, RunEvent, StopAsked
 from qlora_tools.going_on import STATE_FILE
-from qlora_tools.jobs import launch, runner
+from qlora_tools.jobs import launch, runner, works
 from qlora_tools.jobs.layout import AttemptFolder, JobFolder
+from qlora_tools.jobs.working import work_as_asked
+from qlora_tools.results.base import Result
+
+
+class PiecesResult(Result):
+    """What `pieces` returns."""
+
+    directory: str
+    to: str
+    files: list[str]
+    begun_at: int
+
+
+def pieces(
+    source: str,
+    *,
+    output: str,
+    to: str = "pieces",
+    count: int = 3,
+    on_event: Listener,
+    stop: StopAsked,
+) -> PiecesResult:
+    """Work that is no training: it writes piece after piece into its output, and goes on from those that are there."""
+    if to == "wrong":
+        raise DataError("The source is wrong.", next_step="Mend it.")
+    directory = Path(output)
+    directory.mkdir(exist_ok=True)
+    first = len(list(directory.iterdir()))
+    on_event(RunEvent("phase", "Writing pieces"))
+    for number in range(first, count):
+        if stop() and to != "deaf":
+            raise WorkStopped(f"The export was stopped after {number} of {count} pieces.")
+        time.sleep(0.05)
+        (directory / str(number)).write_text("a piece")
+        on_event(RunEvent("progress", "pieces", {"done": number + 1, "total": count}))
+    files = sorted(path.name for path in directory.iterdir())
+    return PiecesResult(directory=output, to=to, files=files, begun_at=first)
+
+
+TRIAL_WORKS = {**works.WORKS, "export": works.Work("tests.job_trial:pieces", ("source", "output"))}
 
 
 def work(job: JobFolder, attempt: AttemptFolder, stop: StopAsked, on_event: Listener) -> Mapping[str, Any]:
+    if job.work_file.exists():
+        return work_as_asked(job, attempt, stop, on_event)
     config = json.loads(job.config_file.read_text(encoding="utf-8"))
     kind = Path(config["model"]["name"]).name
     steps = config["training"]["max_steps"]
@@ -54,4 +96,5 @@ def _checkpoint(config: Mapping[str, Any], step: int, on_event: Listener) -> Pat
 
 if __name__ == "__main__":
     launch.RUNNER_MODULE = "tests.job_trial"
+    works.WORKS = TRIAL_WORKS
     sys.exit(runner.main(sys.argv[1:], work))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import anyio
 from mcp import Client
 from qlora_tools.server import ServerOptions, build_server
+from qlora_tools.server.work import WorkRoom
 
 from qlora_tools.access import Access
 
@@ -17,12 +18,17 @@ T = TypeVar("T")
 def talk(workspace: Path, conversation: Callable[[Client], Awaitable[T]], **options: Any) -> T:
     """What `conversation` returns of a client and a new server over `workspace`."""
 
+    access = Access(workspace.resolve(), options.pop("allow_read", ()))
+    room = WorkRoom(access.workspace)
+
     async def run() -> T:
-        access = Access(workspace.resolve(), options.pop("allow_read", ()))
-        async with Client(build_server(ServerOptions(access, **options))) as client:
+        async with Client(build_server(ServerOptions(access, **options), room)) as client:
             return await conversation(client)
 
-    return anyio.run(run)
+    try:
+        return anyio.run(run)
+    finally:
+        room.close()
 
 
 def called(workspace: Path, tool: str, **arguments: Any) -> Any:

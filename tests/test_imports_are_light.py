@@ -24,9 +24,12 @@ LIGHT = (
     "qlora_tools.jobs",
     "qlora_tools.jobs.runner",
     "qlora_tools.progress.watch",
+    "qlora_tools.evaluation",
+    "qlora_tools.exporting",
     "qlora_tools.generation",
     "qlora_tools.merging",
     "qlora_tools.server",
+    "qlora_tools.serving",
 )
 
 

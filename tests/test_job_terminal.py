@@ -21,8 +21,10 @@ from .job_workspace import Jobs, jobs, until  # noqa: F401 - the fixture
 
 LONG = 10_000
 QUESTION, CTRL_C, CTRL_D = "[d]etach", signal.SIGINT, b"\x04"
+# A shell starts what it puts in the background deaf to Ctrl-C, and so would be all that such tests start.
 CODE = (
-    "import sys\n"
+    "import signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from qlora_tools.cli.main import run\n"
     "from qlora_tools.jobs import launch\n"
     "launch.RUNNER_MODULE = 'tests.job_trial'\n"

@@ -78,7 +78,7 @@ def test_merging_says_host_memory_and_disk() -> None:
     host = estimate_memory("llama-3.1-8b-instruct", task="merging").host
     assert host is not None
     assert host.disk_bytes == 2 * CATALOGUE["llama-3.1-8b-instruct"].parameters
-    assert host.memory_bytes > 4 * CATALOGUE["llama-3.1-8b-instruct"].parameters
+    assert 2**29 < host.memory_bytes < 2**30
 
 
 def test_the_cache_of_keys_and_values_grows_with_length_and_rows() -> None:

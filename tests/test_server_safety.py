@@ -54,6 +54,11 @@ PLAIN_TEXT = {
     "generate_text.system",
     "start_training.name",
     "start_training.idempotency_key",
+    "evaluate_adapter.metrics.*",
+    "evaluate_adapter.idempotency_key",
+    "merge_adapter.idempotency_key",
+    "export_model.base_name",
+    "export_model.idempotency_key",
     "control_job.job_id",
 }
 # Arguments that hold fields of a run config.
@@ -77,6 +82,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "diagnose_failure": {},
     "generate_text": {"adapter": "run", "prompts": ["hello"]},
     "start_training": {"dry_run": True},
+    "evaluate_adapter": {"adapter": "run", "dry_run": True},
+    "merge_adapter": {"adapter": "run", "output": "merged", "dry_run": True},
+    "export_model": {"source": "run", "to": "gguf", "output": "exported", "dry_run": True},
     "control_job": {"action": "resume", "job_id": "stopped"},
 }
 

@@ -20,18 +20,37 @@ HEAVY = frozenset(
 HEAVY_MODULES = (
     "engine/",
     "data/collate.py",
+    "evaluation/adapter_effect.py",
+    "evaluation/adapter_effect_layers.py",
+    "evaluation/forgetting.py",
+    "evaluation/measuring.py",
+    "evaluation/quantisation_cost_grid.py",
+    "evaluation/quantisation_cost_losses.py",
+    "evaluation/quantisation_cost_weights.py",
+    "evaluation/refusals.py",
+    "evaluation/token_losses.py",
+    "generation/batch.py",
+    "generation/cached_rows.py",
+    "generation/decoding.py",
+    "generation/drawing.py",
     "generation/session.py",
+    "merging/arithmetic.py",
+    "merging/dequantized.py",
+    "merging/mapped_model.py",
     "merging/parity.py",
-    "merging/weights.py",
+    "merging/reading.py",
+    "merging/rows.py",
+    "merging/skeleton.py",
+    "merging/writing.py",
     "doctor/probe.py",
 )
 
 MAX_PARAMETERS = 6
-MAX_PUBLIC_PARAMETERS = 8
+MAX_PUBLIC_PARAMETERS = 12
 # A tool's parameters are its arguments, which agents see as a schema, and the context of the call.
 MAX_TOOL_PARAMETERS = 10
 # Public functions whose keywords are their documentation; one call of each stands in the README.
-MANY_PARAMETERS = {"generate", "merge", "create_config", "train", "write_report"}
+MANY_PARAMETERS = {"evaluate", "export", "generate", "generate_file", "merge", "create_config", "train", "write_report"}
 
 # A package may import only from lower ranks, besides itself. `server` and `cli` stand at the top: nobody imports them.
 RANKS = {
@@ -66,7 +85,7 @@ RANKS = {
     "evaluation": 8,
     "merging": 8,
     "exporting": 9,
-    "serving": 9,
+    "serving": 10,
     "jobs": 10,
     "demo": 11,
     "worker": 11,

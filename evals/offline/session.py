@@ -130,7 +130,7 @@ class Session:
 @contextmanager
 def in_memory(folder: Path, *, read_only: bool = False) -> Iterator[Connect]:
     """A server in this process."""
-    room = WorkRoom()
+    room = WorkRoom(folder)
     yield lambda: build_server(ServerOptions(Access(folder), read_only=read_only), room)
     room.close()
 

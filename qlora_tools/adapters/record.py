@@ -46,6 +46,15 @@ class AdapterRecord(BaseModel):
     chat_template_sha256: str | None
     stop_token_ids: tuple[int, ...]
 
+    def on(self, base_model: str | None) -> "AdapterRecord":
+        """The record with the base to be found at `base_model`, a directory or a Hub id; None leaves it as it is."""
+        if base_model is None:
+            return self
+        reference = ModelReference.parse(base_model)
+        return self.model_copy(
+            update={"base_name": reference.name, "base_source": reference.source, "base_revision": reference.revision}
+        )
+
     def base(self) -> ResolvedModel:
         """The base model, found again; raises `ModelError` when it is gone or no longer the same."""
         reference = ModelReference.parse(self.base_name, source=self.base_source, revision=self.base_revision)
@@ -63,6 +72,12 @@ def config_hash(resolved: ResolvedModel) -> str:
     return hashlib.sha256((Path(resolved.location) / "config.json").read_bytes()).hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def text_hash(text: str | None) -> str | None:
     """SHA-256 of a chat template."""
     return hashlib.sha256(text.encode()).hexdigest() if text else None
@@ -73,11 +88,8 @@ def write_record(directory: Path, record: AdapterRecord) -> None:
     (directory / ADAPTER_RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def read_adapter_record(directory: Path) -> AdapterRecord:
-    """Check an adapter directory and read its record.
-
-    Raises `ModelError` where there is no adapter, where its weights are pickles, or the record is damaged.
-    """
+def require_adapter(directory: Path) -> None:
+    """Raise `ModelError` unless `directory` holds the config and the weights of a LoRA adapter, as safetensors."""
     adapter_config = directory / "adapter_config.json"
     if not adapter_config.is_file():
         raise ModelError(
@@ -91,6 +103,15 @@ def read_adapter_record(directory: Path) -> AdapterRecord:
             f"The adapter {directory} has no {ADAPTER_WEIGHTS}{found}.", next_step="Save the adapter as safetensors."
         )
     _require_lora(adapter_config)
+
+
+def read_adapter_record(directory: Path) -> AdapterRecord:
+    """Check an adapter directory and read its record.
+
+    Raises `ModelError` where there is no adapter, where its weights are pickles, or the record is damaged.
+    """
+    require_adapter(directory)
+    adapter_config = directory / "adapter_config.json"
     path = directory / ADAPTER_RECORD_FILE
     try:
         text = path.read_text(encoding="utf-8")
@@ -125,14 +146,15 @@ def _record_of_foreign_adapter(adapter_config: Path) -> AdapterRecord:
     Whether it was trained on a quantised base is not known, so the base is taken as it was published.
     """
     try:
-        name = str(json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        settings = json.loads(adapter_config.read_text(encoding="utf-8"))
+        name = str(settings["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{adapter_config} names no base model.", next_step="Restore the file.") from None
     reference = ModelReference.parse(name, source="hub" if "/" in name and name[0] not in "/.~" else "local")
     return AdapterRecord(
         base_name=name,
         base_source="hub" if reference.source == "hub" else "local",
-        base_revision=None,
+        base_revision=settings.get("revision"),
         base_config_sha256=None,
         quantization=QuantizationConfig(kind="none"),
         compute_dtype="auto",

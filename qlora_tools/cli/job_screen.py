@@ -11,15 +11,17 @@ from rich.table import Column, Table
 
 from ..jobs import JobList, JobStatus
 from ..jobs.clock import now
+from ..jobs.course import course_of
+from ..jobs.layout import TRAINING
+from ..jobs.nouns import noun_of
 from ..progress.durations import duration_words
-from ..progress.line import status_line
 from ..untrusted import visible_text
 from .console import stdout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _GIB = 2**30
 _SILENT_SECONDS = 60.0
-_COLUMNS = ("job", "state", "name", "step", "loss", "time", "queue")
+_COLUMNS = ("job", "kind", "state", "name", "step", "loss", "time", "queue")
 
 workspace_option = click.option(
     "--workspace",
@@ -42,37 +44,21 @@ def line_of(status: JobStatus) -> str:
     """A job in one line, as it stands now."""
     if status.state == "queued":
         return f"{status.id} waits, place {status.queue_position}: {visible_text(status.waiting_for or '')}"
-    words = (f"{status.id} {status.state}", _course(status), _silence(status))
+    words = (f"{status.id} {status.state}", visible_text(course_of(status)), _silence(status))
     return " · ".join(word for word in words if word)
-
-
-def _course(status: JobStatus) -> str:
-    """How far it is; what it does, before the first step."""
-    if status.step is None:
-        return visible_text(status.phase or "")
-    values = {
-        "step": status.step,
-        "planned_steps": status.planned_steps,
-        "loss": status.loss,
-        "evaluation_loss": status.evaluation_loss,
-        "tokens_per_second": status.tokens_per_second,
-        "peak_allocated_bytes": status.memory,
-        "eta_seconds": status.eta_seconds,
-    }
-    return status_line(values)
 
 
 def show_table(listed: JobList) -> None:
     """Jobs as a table on stdout."""
     table = Table(
-        *(Column(name, no_wrap=name in ("job", "state", "step")) for name in _COLUMNS), box=None, pad_edge=False
+        *(Column(name, no_wrap=name in ("job", "kind", "state", "step")) for name in _COLUMNS), box=None, pad_edge=False
     )
     for job in listed.jobs:
         steps = "" if job.step is None else f"{job.step:,}" + (f"/{job.planned_steps:,}" if job.planned_steps else "")
         loss = "" if job.loss is None else f"{job.loss:.4f}"
         place = "" if job.queue_position is None else str(job.queue_position)
         name = visible_text(job.name) + (f" ({visible_text(Path(job.model).name)})" if job.model else "")
-        table.add_row(job.id, job.state, name, steps, loss, _time(job), place)
+        table.add_row(job.id, job.kind, job.state, name, steps, loss, _time(job), place)
     stdout().print(table)
     hidden = listed.total - len(listed.jobs)
     if hidden > 0:
@@ -97,10 +83,11 @@ def _seconds_since(moment: str) -> float:
 
 def show_status(status: JobStatus) -> None:
     """One job as a screen on stdout."""
-    lines: list[tuple[str, str | None]] = [("Job", f"{status.id} ({status.name})"), ("State", _state(status))]
-    lines += [("Message", status.message), ("Progress", _course(status))]
+    kind = "" if status.kind == TRAINING else f", {noun_of(status.kind)}"
+    lines: list[tuple[str, str | None]] = [("Job", f"{status.id} ({status.name}{kind})"), ("State", _state(status))]
+    lines += [("Message", status.message), ("Progress", course_of(status))]
     lines += [("Waits for", status.waiting_for), ("Model", status.model), ("Memory needed", _needed(status))]
-    lines += [("Output", status.output_directory), ("Adapter", status.adapter_directory)]
+    lines += [("Result", status.summary), ("Output", status.output_directory), ("Adapter", status.adapter_directory)]
     lines += [("Checkpoint", status.last_checkpoint)]
     lines += [(f"Attempt {one.attempt}", f"{one.state}: {one.message or ''}") for one in status.attempts[:-1]]
     lines += [("Warning", warning) for warning in status.warnings]

@@ -17,6 +17,8 @@ _COMMANDS = {
     "demo": ("demo", "Run the whole path on a small real model, on CPU or GPU."),
     "doctor": ("doctor", "What is broken on this machine, or why a run failed."),
     "estimate": ("estimate", "Peak memory of a task on a model: parts, certainty, and whether it fits a GPU."),
+    "evaluate": ("evaluate", "Compare an adapter with its base on the same rows: ship it or not."),
+    "export": ("export", "Make what other tools load: adapter package, GGUF, Ollama, vLLM; push it."),
     "generate": ("generate", "Answer prompts with base, adapter, or both side by side."),
     "guide": ("guide", "Short reference texts: QLoRA, quantisation, memory, data, failures."),
     "jobs": ("jobs", "List jobs: state, steps, loss, time, place in the queue."),
@@ -25,6 +27,7 @@ _COMMANDS = {
     "merge": ("merge", "Merge an adapter into its base and check the result."),
     "plan": ("plan", "Plan a run that fits: a config with the reason for each value."),
     "resume": ("resume", "Go on with a job from its last checkpoint."),
+    "serve": ("serve", "Hand a model over to the OpenAI-compatible server installed here."),
     "status": ("status", "Show one job: how far it is, how it ended, what to do next."),
     "stop": ("stop", "End a job with a checkpoint, or for good."),
     "report": ("report", "Tell how a run went or goes: losses, answers, memory, what was noticed."),
@@ -64,6 +67,7 @@ def qlora() -> None:
       qlora train run.yaml              train; `qlora config explain run.yaml` says what each value does
       qlora jobs                        what runs, waits and ended; then status, logs, stop, resume
       qlora generate OUTPUT -p "..."    base and adapter side by side
+      qlora evaluate OUTPUT             is the adapter better than its base, beyond noise?
       qlora merge OUTPUT -o DIR         one plain model directory
 
     Every command but mcp takes --json. Exit codes: 0 ok, 1 a bug, 2 wrong usage, config or data, 3 a check failed,

@@ -109,7 +109,7 @@ def _with_tools(serve: Callable[..., None], access: Access, read_only: bool) -> 
     from ..server.work import WorkRoom
 
     log_to_stderr()
-    room = WorkRoom()
+    room = WorkRoom(access.workspace)
     return partial(serve, build_server(ServerOptions(access, read_only=read_only), room), at_end=[room.close])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..jobs.run_report import curve_caption, curve_of, job_facts
+from ..jobs.run_report import curve_caption, curve_of, evaluation_page, job_facts, require_training
 from ..paths import as_path
 from ..progress.durations import duration_words
 from ..progress.metrics import Course
@@ -29,7 +29,8 @@ _file = click.Path(path_type=Path)
 def command(run: str, output: Path | None, curve: Path | None, workspace: Path | None, as_json: bool) -> None:
     """Tell how a run went or goes: losses, samples, memory, what was noticed, and what to do next.
 
-    J is the output directory of a run, the id of a job, or `last`. The run may still go, or have been killed.
+    J is the output directory of a run, the id of a job, or `last`. The run may still go, or have been killed. Of an
+    evaluation the page that it wrote itself is named.
 
     \b
       qlora report out
@@ -38,6 +39,9 @@ def command(run: str, output: Path | None, curve: Path | None, workspace: Path |
 
     With --json a page is written only where -o asks for one.
     """
+    if (finished := _evaluation(run, workspace)) is not None:
+        print_json({"written": [str(finished)]}) if as_json else click.echo(f"The evaluation's page: {finished}")
+        return
     directory, job = _found(run, workspace)
     page = as_path(str(output)) if output else None if as_json else directory / "report.html"
     picture = as_path(str(curve)) if curve else None
@@ -51,14 +55,29 @@ def command(run: str, output: Path | None, curve: Path | None, workspace: Path |
     _show_json(summary, written) if as_json else _show(summary, written)
 
 
-def _found(run: str, workspace: Path | None) -> tuple[Path, JobFacts | None]:
-    """The output directory, and what the job store knows. A path is told by its form, or by being there."""
-    path = as_path(run)
-    if "/" in run or run.startswith((".", "~")) or path.is_dir():
-        return path, None
+def _evaluation(run: str, workspace: Path | None) -> Path | None:
+    """The page that a job wrote itself, being an evaluation; None for others and for paths."""
+    if _is_path(run):
+        return None
     from ..jobs import get_job
 
     status = get_job(run, workspace=workspace)
+    return evaluation_page(status, Path(status.output_directory)) if status.kind == "evaluate" else None
+
+
+def _is_path(run: str) -> bool:
+    """A path is told by its form, or by being there."""
+    return "/" in run or run.startswith((".", "~")) or as_path(run).is_dir()
+
+
+def _found(run: str, workspace: Path | None) -> tuple[Path, JobFacts | None]:
+    """The output directory, and what the job store knows."""
+    if _is_path(run):
+        return as_path(run), None
+    from ..jobs import get_job
+
+    status = get_job(run, workspace=workspace)
+    require_training(status)
     return Path(status.output_directory), job_facts(status)
 
 

@@ -6,6 +6,7 @@ import click
 
 from ..config import load_config
 from ..jobs import JobStatus
+from ..jobs.layout import TRAINING
 from ..results import RowCounts, TrainResult
 from .console import json_option, print_json
 from .foreground import follow_to_end
@@ -76,7 +77,12 @@ def _ended(status: JobStatus, workspace: Path | None, *, as_json: bool) -> int:
 
         click.echo(read_log(status.id, lines=30, workspace=workspace).text, err=True)
     raise_unless_succeeded(status)
-    print_json(status.result) if as_json else _show(TrainResult.model_validate(status.result))
+    if as_json:
+        print_json(status.result)
+    elif status.kind == TRAINING:
+        _show(TrainResult.model_validate(status.result))
+    else:
+        show_status(status)
     return 0
 
 

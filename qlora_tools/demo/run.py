@@ -13,8 +13,8 @@ from ..disk import disk_errors
 from ..errors import ModelError, QloraError, UsageError
 from ..evaluation import ExactMatch, exact_match
 from ..events import Listener, RunEvent
+from ..exporting import merge_with_card
 from ..generation import generate
-from ..merging import merge
 from ..models.hardware import Hardware
 from ..models.reference import ModelReference, resolve_model
 from ..models.shape import ModelShape
@@ -100,7 +100,7 @@ def run_demo(output: Path, *, model: str, on_event: Listener, steps: int | None 
 def _merged(output: Path, prompts: list[str], on_event: Listener) -> tuple[MergeResult | None, str | None]:
     """The merged model, or why there is none: a merge that fails is a finding of the demo, not its end."""
     try:
-        return merge(output, output / "merged", prompts=prompts, on_event=on_event), None
+        return merge_with_card(output, output / "merged", prompts=prompts, on_event=on_event), None
     except QloraError as error:
         on_event(RunEvent("note", error.message))
         return None, error.message

@@ -2,78 +2,48 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
-from ..adapters.record import adapter_directory
-from ..data.examples import Message
-from ..errors import UsageError
-from ..events import Listener, RunEvent, ignore
-from ..paths import as_path
+from ..events import Listener, StopAsked, ignore, never
 from ..requirements import require_training_libraries
-from ..results import Answer, GenerateResult
-
-Side = Literal["base", "adapter", "both"]
+from ..results import GenerateResult
+from .adapters_asked import Adapters, BasePrecision, opened
+from .request import Prompt, Request
+from .sampling import SamplingOptions
+from .sides import Side
 
 
 def generate(
-    adapter: str | Path,
-    prompts: Sequence[str | Sequence[Message]],
+    adapter: Adapters,
+    prompts: Sequence[Prompt],
     *,
     side: Side = "both",
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    seed: int = 0,
+    base_precision: BasePrecision = "trained",
     on_event: Listener = ignore,
+    stop: StopAsked = never,
+    **sampling: Unpack[SamplingOptions],
 ) -> GenerateResult:
     """Answer each prompt with the adapter, its base, or both.
 
-    `adapter` is the output directory of a training run or an adapter directory. A prompt is a user's message or a list of
-    turns; it is rendered as the adapter was trained. `temperature` 0 is greedy.
+    `adapter` is the output directory of a training run or an adapter directory; several, as a list or by names, are answered
+    side by side on one base. A prompt is a user's message or a list of turns; it is rendered as the adapter was trained.
+    The base is loaded as it was `trained` on (4-bit), or in `16bit`. `sampling` takes max_new_tokens (256), temperature
+    (0, greedy), top_p, top_k, repetition_penalty, seed and stop_strings; see `Sampling`. A prompt's random numbers depend on
+    the seed and its place in the list alone; what the prompts beside it can change is the last bit of a score.
+    `on_event` hears of one prompt the answer as it grows, of several how many are done; `stop` is asked at every token.
 
-    Raises `ModelError` (no usable adapter or base), `UsageError` (nothing to answer), `MachineError`.
+    Raises `ModelError` (no usable adapter or base), `UsageError` (nothing to answer, a setting out of bounds, adapters of
+    different bases), `MachineError`, `AnsweringStopped`.
     """
     require_training_libraries("generating text")
-    if not prompts:
-        raise UsageError("There is no prompt to answer.", next_step="Give at least one prompt.")
-    from ..engine.device import release_memory
-    from .session import GenerationSession
-
     began = time.monotonic()
-    directory = adapter_directory(as_path(str(adapter)))
-    conversations = [_turns(prompt) for prompt in prompts]
+    request = Request.of(adapter, prompts, side=side, base_precision=base_precision, **sampling)
+    from ..engine.device import release_memory
 
-    def answer_sides() -> tuple[str, str, dict[str, list[str]]]:
-        on_event(RunEvent("phase", "Loading the base and the adapter"))
-        session = GenerationSession.open(directory)
-        answers = {}
-        for name in ("base", "adapter") if side == "both" else (side,):
-            on_event(RunEvent("phase", f"Answering with the {name}"))
-            answers[name] = session.answer(
-                conversations,
-                with_adapter=name == "adapter",
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                on_event=on_event,
-            )
-        return session.record.base_name, session.hardware.name, answers
+    def answered() -> GenerateResult:
+        sessions = opened(request.adapters, base_precision, on_event)
+        return request.answered(sessions, began=began, on_event=on_event, stop=stop)
 
-    model, device, answers = answer_sides()
-    release_memory()
-    nothing: list[str | None] = [None] * len(prompts)
-    base, adapted = answers.get("base", nothing), answers.get("adapter", nothing)
-    shown = [turns[-1]["content"] for turns in conversations]
-    return GenerateResult(
-        model=model,
-        adapter=str(directory),
-        device=device,
-        answers=[Answer(prompt=p, base=b, adapter=a) for p, b, a in zip(shown, base, adapted, strict=True)],
-        seconds=time.monotonic() - began,
-    )
-
-
-def _turns(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return (Message(role="user", content=prompt),)
-    return tuple(prompt)
+    result = answered()
+    release_memory()  # The sessions are gone: trainers and tests in this process want their memory.
+    return result

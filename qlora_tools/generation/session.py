@@ -1,42 +1,51 @@
 """A base with its adapter in memory, answering batches of prompts. Runs where torch runs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import set_seed
 
+from ..adapters.check import check_adapter
+from ..adapters.lora import read_lora
 from ..adapters.record import AdapterRecord, read_adapter_record, text_hash
 from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
 from ..data.chat_template import install_instruction_form
 from ..data.examples import Message, RowError
 from ..data.rendering import Renderer
-from ..engine.device import detect_hardware, release_memory
-from ..engine.loading import load_model
-from ..errors import MachineError, ModelError, UsageError
-from ..events import Listener, RunEvent, ignore
+from ..engine.device import detect_hardware
+from ..engine.loading import load_model, load_tokenizer
+from ..errors import ModelError, UsageError
+from ..events import Listener, StopAsked, ignore, never
 from ..models.hardware import Hardware
+from .batch import Row
+from .decoding import Decoder
+from .sampling import Sampling, SamplingOptions
+from .stopping import answer_text, holds_stop_string
+from .telling import Telling
 
-# Padded tokens of a batch: enough to keep the device busy, little enough for its key-value cache.
-_BATCH_TOKENS = {"cuda": 65_536, "cpu": 8_192}
-_MOST_ROWS = 64
+_FIRST = "default"
 
 
 @dataclass(frozen=True)
 class GenerationSession:
-    """Model, tokenizer and prompt form, as the adapter was trained."""
+    """Model, tokenizer and prompt form, as the adapter was trained.
+
+    Several sessions may share one model (`beside`); `adapter_name` is what the model calls this one's adapter, and the
+    model is switched to it whenever this session answers. `quantization` is how the base was loaded.
+    """
 
     model: Any
     tokenizer: Any
     renderer: Renderer
     record: AdapterRecord
     hardware: Hardware
+    quantization: QuantizationConfig
+    adapter_name: str = _FIRST
 
     @classmethod
     def open(
@@ -49,48 +58,128 @@ class GenerationSession:
     ) -> "GenerationSession":
         """Load base and adapter as they were trained and on the best device, unless an argument says otherwise.
 
-        Raises `ModelError` when one of them is missing or they do not belong together.
+        Raises `ModelError` when one of them is missing, damaged or they do not belong together, before anything is loaded.
         """
         record = read_adapter_record(directory)
+        check_adapter(directory, record)
         hardware = hardware or detect_hardware()
+        quantization = quantization or record.quantization
         loaded = load_model(
             record.base(),
-            quantization or record.quantization,
+            quantization,
             compute_dtype=compute_dtype or _dtype_here(record, hardware),
             attention_implementation="auto",
             hardware=hardware,
         )
-        tokenizer = adapter_tokenizer(directory, loaded.tokenizer)
-        if record.chat_template_sha256 not in (None, text_hash(tokenizer.chat_template)):
-            raise ModelError(
-                f"The chat template in {directory} is not the one that the adapter was trained with.",
-                next_step="Restore the tokenizer files of the training run.",
-            )
-        model = _in_compute_dtype(with_adapter(loaded.model, directory))
-        if record.style == "chat_template" and not tokenizer.chat_template:
-            install_instruction_form(tokenizer)
-        return cls(model.eval(), tokenizer, Renderer(tokenizer, record.style), record, hardware)
+        tokenizer, renderer = prompt_form(directory, record, loaded.tokenizer)
+        model = _in_compute_dtype(with_adapter(loaded.model, directory)).eval()
+        return cls(model, tokenizer, renderer, record, hardware, quantization)
+
+    def beside(self, directory: Path) -> "GenerationSession":
+        """A session with another adapter on the same base in memory; it costs the adapter's own size.
+
+        Raises `ModelError` where the adapter is damaged, and `UsageError` where it was trained on another base.
+        """
+        record = read_adapter_record(directory)
+        require_same_base(self.record, record, loaded_as=self.quantization, directory=directory)
+        check_adapter(directory, record)
+        tokenizer, renderer = prompt_form(directory, record, load_tokenizer(record.base()))
+        name = f"{_FIRST}-{1 + max((_number(one) for one in self.model.peft_config), default=0)}"
+        with _fitting(directory):
+            self.model.load_adapter(directory, name, is_trainable=False, torch_device=str(self.model.device))
+        _in_compute_dtype(self.model).eval()
+        return replace(self, tokenizer=tokenizer, renderer=renderer, record=record, adapter_name=name)
+
+    def close_adapter(self) -> None:
+        """Free this session's adapter; those beside it and the base stay."""
+        self.model.delete_adapter(self.adapter_name)
 
     def answer(
         self,
         conversations: Sequence[Sequence[Message]],
         *,
         with_adapter: bool,
+        on_event: Listener = ignore,
+        stop: StopAsked = never,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[str]:
+        """Answers in the order of `conversations`. Of one conversation, `on_event` hears the answer as it grows.
+
+        Raises `UsageError` for a setting out of bounds or turns that the chat template refuses, `AnsweringStopped`.
+        """
+        prompts = [self.prompt_ids(turns) for turns in conversations]
+        return self.answer_ids(
+            dict(enumerate(prompts)),
+            Sampling(**sampling),
+            with_adapter=with_adapter,
+            told=Telling(self.tokenizer, len(prompts), Sampling(**sampling), on_event),
+            stop=stop,
+        )
+
+    def answer_ids(
+        self,
+        prompts: dict[int, list[int]],
+        sampling: Sampling,
+        *,
+        with_adapter: bool,
+        told: Callable[[Row], None],
+        stop: StopAsked = never,
+    ) -> list[str]:
+        """The answers to prompts in tokens, by the numbers that fix their random numbers; `told` hears of every token."""
+        rows = self._decoded(prompts, sampling, with_adapter=with_adapter, told=told, stop=stop)
+        return [answer_text(self.tokenizer, row.answer, sampling.stop_strings) for row in rows]
+
+    def generate_ids(
+        self,
+        prompts: Sequence[list[int]],
         max_new_tokens: int,
         temperature: float = 0.0,
-        seed: int = 0,
-        on_event: Listener = ignore,
-    ) -> list[str]:
-        """Answers in the order of `conversations`, computed in batches of like length."""
-        set_seed(seed)
-        prompts = [self.prompt_ids(turns) for turns in conversations]
-        answers: dict[int, str] = {}
+        *,
+        told: Callable[[Row], None] = lambda row: None,
+        stop: StopAsked = never,
+    ) -> list[list[int]]:
+        """Answers in tokens, each up to and including its stop token, with whatever the model has switched on.
+
+        `told` hears of every token. Raises `AnsweringStopped`.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        rows = self._decoded(dict(enumerate(prompts)), sampling, with_adapter=None, told=told, stop=stop)
+        return [row.answer for row in rows]
+
+    def _decoded(
+        self,
+        prompts: dict[int, list[int]],
+        sampling: Sampling,
+        *,
+        with_adapter: bool | None,
+        told: Callable[[Row], None] = lambda row: None,
+        stop: StopAsked = never,
+    ) -> list[Row]:
+        stops = frozenset(self.stop_token_ids())
+        strings = sampling.stop_strings
+
+        def ends(row: Row) -> bool:
+            full = row.answer[-1] in stops or len(row.answer) >= sampling.max_new_tokens
+            return full or (bool(strings) and holds_stop_string(self.tokenizer, row.answer, strings))
+
+        rows = [Row(number, ids, sampling.source(number)) for number, ids in prompts.items()]
+        with self._switched(with_adapter):
+            # The model under PEFT's wrapper: its layers hold the adapter already.
+            network = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+            pad = self.tokenizer.pad_token_id
+            Decoder(network, self.hardware, sampling, pad, ends, told, stop).run(rows)
+        return rows
+
+    @contextmanager
+    def _switched(self, with_adapter: bool | None) -> Iterator[None]:
+        """The model with this adapter, without any, or (None) as the caller has left it."""
+        if with_adapter is None:
+            yield
+            return
+        if self.model.active_adapter != self.adapter_name:
+            self.model.set_adapter(self.adapter_name, inference_mode=True)
         with nullcontext() if with_adapter else self.model.disable_adapter():
-            for batch in _batches(prompts, max_new_tokens, _BATCH_TOKENS[self.hardware.kind]):
-                ids = self.generate_ids([prompts[i] for i in batch], max_new_tokens, temperature)
-                answers.update(zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
-                on_event(RunEvent("progress", "answers", {"done": len(answers), "total": len(prompts)}))
-        return [answers[i] for i in range(len(prompts))]
+            yield
 
     def stop_token_ids(self) -> list[int]:
         """Where an answer ends: the tokens that ended the trained answers, and what the base stops at."""
@@ -100,57 +189,60 @@ class GenerationSession:
         return sorted(token for token in known if token is not None)
 
     def prompt_ids(self, turns: Sequence[Message]) -> list[int]:
-        """The tokens that the model is asked with."""
+        """The tokens that the model is asked with. Raises `UsageError` for turns that the chat template refuses."""
         try:
             text = self.renderer.prompt(turns)
         except RowError as error:
             raise UsageError(f"A prompt cannot be rendered: {error}.", next_step="Change its turns.") from None
         ids: list[int] = self.tokenizer(text, add_special_tokens=self.renderer.adds_special_tokens)["input_ids"]
         if self.renderer.adds_special_tokens and ids and ids[-1] == self.tokenizer.eos_token_id:
-            return ids[:-1]
+            ids = ids[:-1]
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if not ids or (most is not None and len(ids) >= most):
+            raise UsageError(
+                f"A prompt has {len(ids):,} tokens; the model reads 1 to {most or 0:,}, its answer included.",
+                next_step="Write something to answer, or shorten it.",
+            )
         return ids
 
-    def generate_ids(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float = 0.0
-    ) -> list[list[int]]:
-        """Answers of one batch in tokens, each up to and including its stop token."""
-        longest = max(map(len, prompts))
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-        sampling: dict[str, Any] = (
-            {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        )
-        try:
-            with torch.inference_mode():
-                output = self.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=max_new_tokens,
-                    eos_token_id=self.stop_token_ids(),
-                    pad_token_id=pad,
-                    use_cache=True,
-                    **sampling,
-                )
-        except torch.cuda.OutOfMemoryError:
-            output = None
-        if output is None:
-            return self._generate_in_halves(prompts, max_new_tokens, temperature)
-        return [_until_stop(row, self.stop_token_ids()) for row in output[:, longest:].tolist()]
 
-    def _generate_in_halves(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float
-    ) -> list[list[int]]:
-        """The key-value cache of the batch did not fit; smaller batches give the same answers."""
-        release_memory()
-        if len(prompts) == 1:
-            raise MachineError(
-                f"The GPU ran out of memory answering one prompt of {len(prompts[0])} tokens.",
-                next_step="Ask for fewer new tokens or a shorter prompt.",
-            )
-        half = len(prompts) // 2
-        first = self.generate_ids(prompts[:half], max_new_tokens, temperature)
-        return first + self.generate_ids(prompts[half:], max_new_tokens, temperature)
+def require_same_base(
+    first: AdapterRecord, other: AdapterRecord, *, loaded_as: QuantizationConfig, directory: Path
+) -> None:
+    """Raise `UsageError` unless an adapter can stand on the base of another, loaded as `loaded_as`."""
+    own, theirs = first.base(), other.base()
+    if own.location != theirs.location:
+        raise UsageError(
+            f"The adapter {directory} was trained on {other.base_name}, the first one on {first.base_name}.",
+            next_step="Ask adapters of different bases one after the other.",
+        )
+    if loaded_as not in (other.quantization, QuantizationConfig(kind="none")):
+        raise UsageError(
+            f"The adapter {directory} was trained on the base as {other.quantization.kind}, and it is loaded as "
+            f"{loaded_as.kind}, or with other settings.",
+            next_step="Ask them one after the other, or on the base in 16 bits (base_precision 16bit).",
+        )
+
+
+def _number(name: str) -> int:
+    last = name.rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+def prompt_form(directory: Path, record: AdapterRecord, base_tokenizer: Any) -> tuple[Any, Renderer]:
+    """Tokenizer and renderer as the adapter was trained.
+
+    Raises `ModelError` where the tokenizer is damaged or its template was changed since.
+    """
+    tokenizer = adapter_tokenizer(directory, base_tokenizer)
+    if record.chat_template_sha256 not in (None, text_hash(tokenizer.chat_template)):
+        raise ModelError(
+            f"The chat template in {directory} is not the one that the adapter was trained with.",
+            next_step="Restore the tokenizer files of the training run.",
+        )
+    if record.style == "chat_template" and not tokenizer.chat_template:
+        install_instruction_form(tokenizer)
+    return tokenizer, Renderer(tokenizer, record.style)
 
 
 def _dtype_here(record: AdapterRecord, hardware: Hardware) -> str:
@@ -180,8 +272,24 @@ def adapter_tokenizer(directory: Path, base_tokenizer: Any) -> Any:
 
 def with_adapter(model: Any, directory: Path) -> Any:
     """The model with the adapter on it; raises `ModelError` where they do not fit."""
-    try:
+    with _fitting(directory):
+        _grow_vocabulary(model, directory)
         return PeftModel.from_pretrained(model, directory, is_trainable=False)
+
+
+def _grow_vocabulary(model: Any, directory: Path) -> None:
+    """PEFT puts an adapter with tokens of its own only onto a model that has rows for them."""
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    saved = read_lora(directory).replaced.get(f"{name}.weight")
+    if saved is not None and saved.shape[0] != embedding.weight.shape[0]:
+        model.resize_token_embeddings(saved.shape[0], mean_resizing=False)
+
+
+@contextmanager
+def _fitting(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -196,20 +304,3 @@ def _in_compute_dtype(adapted: Any) -> Any:
         if "lora_" in name:
             parameter.data = parameter.data.to(adapted.dtype)
     return adapted
-
-
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    end = next((position for position, token in enumerate(ids) if token in stops), len(ids) - 1)
-    return ids[: end + 1]
-
-
-def _batches(prompts: list[list[int]], max_new_tokens: int, budget: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-        padded = (len(batch) + 1) * (len(prompts[index]) + max_new_tokens)
-        if batch and (padded > budget or len(batch) == _MOST_ROWS):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

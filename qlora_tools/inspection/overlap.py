@@ -37,7 +37,7 @@ class _Shared:
 
     def add(self, row: CheckedRow, training: int | None) -> None:
         self.hits.add(row.number, row.asked or row.answer)
-        if training is not None and len(self.pairs) <= _PAIRS_SAID:
+        if training is not None:
             self.pairs.append((row.number, training))
 
     def said(self) -> str:
@@ -49,20 +49,32 @@ class _Shared:
         return f"{count} ({', '.join([*pairs, '...'] if len(self.hits.rows) > len(pairs) else pairs)})"
 
 
-def check_overlap(pair: OverlapPair) -> list[Finding]:
-    """Evaluation rows found in training: word for word, by their prompt, or nearly. An error from 1 % of them.
+@dataclass(frozen=True)
+class Overlap:
+    """Evaluation rows that stand in training: word for word, by their prompt alone, or nearly."""
 
-    Nearly the same rows are looked for only where rensa is installed.
-    """
+    exact: _Shared
+    same_prompt: _Shared
+    near: _Shared
+
+
+def find_overlap(pair: OverlapPair) -> Overlap:
+    """The evaluation rows found in training, each once. Near ones are looked for only where rensa is installed."""
     training, evaluation = pair.training, pair.evaluation
     exact, same_prompt = _exact(training, evaluation, set(pair.shared))
     told = {*exact.hits.rows, *same_prompt.hits.rows}
     near = _Shared() if missing_libraries(REQUIRED_LIBRARIES) else _near(training, evaluation, told)
-    looked_at = len(evaluation)
+    return Overlap(exact, same_prompt, near)
+
+
+def check_overlap(pair: OverlapPair) -> list[Finding]:
+    """Evaluation rows found in training: word for word, by their prompt, or nearly. An error from 1 % of them."""
+    overlap, looked_at = find_overlap(pair), len(pair.evaluation)
+    exact, same_prompt = overlap.exact, overlap.same_prompt
     said = (
         ("overlap", exact, "Evaluation rows stand in the training rows word for word"),
         ("overlap_prompts", same_prompt, "Evaluation rows ask what a training row asks, word for word"),
-        ("near_overlap", near, "Evaluation rows are nearly the same as training rows"),
+        ("near_overlap", overlap.near, "Evaluation rows are nearly the same as training rows"),
     )
     findings: list[Finding] = []
     for check, found, message in said:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .reading import get_job, list_jobs, read_log
     from .records import AttemptSummary, JobList, JobStatus, LogText
     from .resuming import resume_job
-    from .starting import start_training
+    from .starting import start_training, start_work
     from .stopping import stop_job
 
 _HOMES = {
@@ -24,6 +24,7 @@ _HOMES = {
     "read_log": "reading",
     "resume_job": "resuming",
     "start_training": "starting",
+    "start_work": "starting",
     "stop_job": "stopping",
 }
 
@@ -38,6 +39,7 @@ __all__ = [
     "read_log",
     "resume_job",
     "start_training",
+    "start_work",
     "stop_job",
 ]
 

@@ -68,7 +68,9 @@ def _obstacle(needed: int | None, ours: Sequence[Running], device: Device) -> st
     return None
 
 
-def _on_host(needed: int | None, running: Sequence[Running], host: Host) -> Turn | Wait:
+def _on_host(needed: int | None, jobs: Sequence[Running], host: Host) -> Turn | Wait:
+    # What a job on a GPU needs is memory of that GPU.
+    running = [job for job in jobs if job.device is None]
     if not running:
         return Turn(None)
     names = ", ".join(job.job_id for job in running[:3]) + (" and others" if len(running) > 3 else "")

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..config import RunConfig
 from ..doctor import DiagnosisReport, Finding, diagnose
 from .facts import read_document
-from .layout import Workspace
+from .layout import TRAINING, Workspace
 from .reading import get_job, read_log
 from .records import JobStatus
 from .training import with_changes
@@ -13,8 +13,8 @@ from .training import with_changes
 
 def diagnose_job(
     name: str, *, workspace: Path | None = None, config: RunConfig | None = None
-) -> tuple[DiagnosisReport, RunConfig]:
-    """Causes of a job's failure, and its config. The log is read where its last message tells nothing.
+) -> tuple[DiagnosisReport, RunConfig | None]:
+    """Causes of a job's failure, and its config where it is a training. The log is read where its last message tells nothing.
 
     One that has not failed has no causes.
 
@@ -22,7 +22,8 @@ def diagnose_job(
     """
     status = get_job(name, workspace=workspace)
     job = Workspace.at(workspace).job(status.id)
-    config = config or with_changes(read_document(job.config_file) or {}, {})
+    if status.kind == TRAINING:
+        config = config or with_changes(read_document(job.config_file) or {}, {})
     if status.state not in ("failed", "interrupted"):
         return _has_not_failed(status), config
     report = diagnose(status.message or "", config=config)

@@ -110,7 +110,7 @@ def _read_last(job: JobFolder, folder: AttemptFolder, status: Document) -> tuple
 
 
 def _with_life(seen: AttemptFacts, alive: bool, status: Document) -> AttemptFacts:
-    stepping = status.get("attempt") == seen.number and bool(status.get("step"))
+    stepping = status.get("attempt") == seen.number and bool(status.get("step") or status.get("begun"))
     return AttemptFacts(**{**vars(seen), "alive": alive, "stepping": stepping})
 
 

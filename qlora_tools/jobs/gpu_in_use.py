@@ -11,9 +11,9 @@ _USING = ("starting", "running", "stopping")
 
 def require_free_gpu(workspace: Path) -> None:
     """Raise `MachineError` while a job of the workspace uses the GPU of this machine, whose memory it may need."""
-    running = list_jobs(states=_USING, limit=1, workspace=workspace).jobs
-    if running and gpu_here() is not None:
+    using = [job for job in list_jobs(states=_USING, limit=None, workspace=workspace).jobs if job.device is not None]
+    if using and gpu_here() is not None:
         raise MachineError(
-            f"The job {running[0].id} uses the GPU; a second model beside it could end it for lack of memory.",
-            next_step=f"Wait for its end (get_job), or stop it with a checkpoint: qlora stop {running[0].id}",
+            f"The job {using[0].id} uses the GPU; a second model beside it could end it for lack of memory.",
+            next_step=f"Wait for its end (get_job), or stop it: qlora stop {using[0].id}",
         )

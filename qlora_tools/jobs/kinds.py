@@ -101,6 +101,7 @@ _PLAN: Mapping[str, Kind] = {
     "output_directory": _is_path,
     "needed_bytes": _is_whole,
     "needed_how": _is_text,
+    "device_kind": _is_text,
     "planned_steps": _is_whole,
     "tracking": _is_text,
     "working_directory": _is_path,
@@ -144,6 +145,7 @@ _STARTED: Mapping[str, Kind] = {
 _STATUS: Mapping[str, Kind] = {
     "attempt": _is_whole,
     "phase": _is_text,
+    "begun": _is_flag,
     "step": _is_whole,
     "planned_steps": _is_whole,
     "loss": _is_number,

@@ -10,7 +10,7 @@ from ..subprocesses import runner_environment
 from .clock import boot_id, now, process_started, stamp
 from .facts import Document, read_document
 from .kinds import LAUNCH, parsed
-from .layout import AttemptFolder, JobFolder, open_own
+from .layout import TRAINING, AttemptFolder, JobFolder, open_own
 from .logs import log_tail
 from .verdicts import end_unstarted, newest_checkpoint, resume_step, verdict
 
@@ -73,11 +73,12 @@ def _made_here(attempt: AttemptFolder) -> bool:
 
 
 def _from_elsewhere(job: JobFolder) -> Document:
+    asked = job.asked_file((read_document(job.plan_file) or {}).get("kind", TRAINING))
     return verdict(
         "interrupted",
         1,
         "It was never started: its files were copied or unpacked here, or are damaged, and nobody here asked for it.",
-        f"Look at its config, {job.config_file}; if it is to run: qlora resume {job.id}",
+        f"Look at what it is to do, in {asked}; if it is to run: qlora resume {job.id}",
         cause="elsewhere",
     )
 
@@ -159,6 +160,6 @@ def _cannot_start(job: JobFolder, attempt: AttemptFolder, pending: list[Document
         1,
         f"The runner cannot start: {len(pending)} launches since {since} ended before it could work. "
         + " / ".join(words),
-        f"Run `qlora doctor`, mend what it finds, then: {resume_step(job.id, newest_checkpoint(plan, request))}",
+        f"Run `qlora doctor`, mend what it finds, then: {resume_step(job.id, plan, newest_checkpoint(plan, request))}",
         cause="cannot-start",
     )

@@ -18,6 +18,8 @@ from ..disk import disk_errors
 FOLDER = ".qlora"
 WORKSPACE_VARIABLE = "QLORA_WORKSPACE"
 SCHEMA_VERSION = 1
+# The kind of jobs that train; others are in `works.py`.
+TRAINING = "train"
 
 
 def new_id() -> str:
@@ -114,8 +116,17 @@ class JobFolder:
 
     @property
     def config_file(self) -> Path:
-        """Immutable: the complete run config."""
+        """Immutable: the complete run config of a training."""
         return self.path / "config.json"
+
+    @property
+    def work_file(self) -> Path:
+        """Immutable: the arguments of an evaluation, a merge or an export."""
+        return self.path / "work.json"
+
+    def asked_file(self, kind: str) -> Path:
+        """Where it stands what a job of that kind is to do."""
+        return self.config_file if kind == TRAINING else self.work_file
 
     @property
     def lock_file(self) -> Path:

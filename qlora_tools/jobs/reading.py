@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..untrusted import visible_text
 from .adoption import adopt
-from .layout import Workspace, names_in
+from .layout import TRAINING, Workspace, names_in
 from .listing import listed
 from .logs import read_log_file
 from .records import JobList, JobStatus, LogText
@@ -18,8 +18,12 @@ from .tickets import positions
 from .verdicts import settled
 from .views import told
 
+# Jobs whose outputs are what others work on.
+_SOURCES = (TRAINING, "merge")
 _ID = re.compile(r"[a-z0-9-]{1,64}")
 _POLL_SECONDS = 0.2
+# The newest job of a kind is seldom further back.
+_LOOKED_AT = 50
 
 
 def get_job(job_id: str, *, wait_seconds: float = 0.0, workspace: Path | None = None, tend: bool = True) -> JobStatus:
@@ -73,10 +77,11 @@ def read_log(job_id: str, *, lines: int | None = None, since_byte: int = 0, work
     return LogText(id=found, text=visible_text(part.text), next_byte=part.next_byte)
 
 
-def find_job(space: Workspace, job_id: str) -> str:
+def find_job(space: Workspace, job_id: str, kinds: Collection[str] = ()) -> str:
     """The full id that `job_id` means: an id, `last`, the beginning of one id, or the newest job of that name.
 
-    Raises `UsageError` naming the nearest where none or several do.
+    `kinds` are those that `last` and a name may mean, any where none is given. Raises `UsageError` naming the nearest where
+    none or several do.
     """
     if _ID.fullmatch(job_id) and space.job(job_id).path.is_dir():
         return job_id
@@ -84,20 +89,29 @@ def find_job(space: Workspace, job_id: str) -> str:
         present = sorted(name for name in names_in(space.jobs) if not name.startswith("."))
     except FileNotFoundError:
         present = []
-    if job_id == "last" and (newest := listed(space, (), 1).jobs if present else []):
-        return newest[0].id
+    if job_id == "last" and (newest := _newest(space, kinds) if present else None):
+        return newest
     meant = [name for name in present if name.startswith((job_id, f"job-{job_id}"))] if job_id else []
     if len(meant) == 1:
         return meant[0]
-    if not meant and (named := _named(space, job_id, present)):
+    if not meant and (named := _named(space, job_id, present, kinds)):
         return named[0]
     raise _unknown(space, job_id, meant, present)
 
 
-def _named(space: Workspace, name: str, present: list[str]) -> list[str]:
+def _newest(space: Workspace, kinds: Collection[str]) -> str | None:
+    """The newest job, of one of these kinds where some are given."""
+    for limit in (_LOOKED_AT, None) if kinds else (1,):
+        found = [job.id for job in listed(space, (), limit).jobs if not kinds or job.kind in kinds]
+        if found:
+            return found[0]
+    return None
+
+
+def _named(space: Workspace, name: str, present: list[str], kinds: Collection[str]) -> list[str]:
     """The ids of the jobs with that name, the newest first."""
     everything = listed(space, (), None).jobs if present and name else []
-    return [job.id for job in everything if job.name == name]
+    return [job.id for job in everything if job.name == name and (not kinds or job.kind in kinds)]
 
 
 def status_of(space: Workspace, job_id: str) -> JobStatus:
@@ -121,22 +135,45 @@ def _unknown(space: Workspace, job_id: str, meant: list[str], present: list[str]
 
 
 def adapter_of(name: str, *, workspace: Path | None = None) -> Path | None:
-    """The output directory of the job that `name` means; None where it means none, as a path does.
+    """The output directory of the training that `name` means; None where it means none, as a path does.
 
-    Raises `UsageError` for a job that has no finished adapter.
+    Raises `UsageError` for a job that has no finished adapter, as those of other kinds have none.
     """
+    status = _meant(name, (TRAINING,), workspace)
+    if status is not None and status.adapter_directory is None:
+        raise _without(status, "finished adapter")
+    return None if status is None else Path(status.output_directory)
+
+
+def source_of(name: str, *, workspace: Path | None = None) -> Path | None:
+    """The output directory of the training or merge that `name` means; None where it means none, as a path does.
+
+    Raises `UsageError` for a job that has neither adapter nor merged model.
+    """
+    status = _meant(name, _SOURCES, workspace)
+    if status is None:
+        return None
+    if status.adapter_directory is None and (status.kind != "merge" or status.state != "succeeded"):
+        raise _without(status, "finished adapter or model")
+    return Path(status.output_directory)
+
+
+def _meant(name: str, kinds: Collection[str], workspace: Path | None) -> JobStatus | None:
+    """The job that `name` means; None for what is a path."""
     space = Workspace.at(workspace)
     if "/" in name or name.startswith((".", "~")):
         return None
     try:
-        status = status_of(space, find_job(space, name))
+        return status_of(space, find_job(space, name, kinds))
     except UsageError:
         if name.startswith("job-") or name == "last":
             raise
         return None
-    if status.adapter_directory is None:
-        raise UsageError(
-            f"The job {status.id} is {status.state} and has no finished adapter.",
-            next_step=status.next_step or "Wait for its end, or name another one.",
-        )
-    return Path(status.output_directory)
+
+
+def _without(status: JobStatus, what: str) -> UsageError:
+    step = status.next_step if status.state != "succeeded" else ""
+    return UsageError(
+        f"The job {status.id} ({status.kind}) is {status.state} and has no {what}.",
+        next_step=step or "Wait for its end, or name another one.",
+    )

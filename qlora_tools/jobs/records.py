@@ -34,23 +34,24 @@ class JobStatus(Record):
 
     id: str = Field(description="The job's id; empty for a dry run.")
     name: str = Field(description="Name that the user gave, else that of the output directory.")
-    kind: str = Field("train", description="What the job does.")
+    kind: str = Field("train", description="What the job does: train, evaluate, merge or export.")
     model: str = Field("", description="Name of the base model.")
     state: State = Field(description="State of the last attempt.")
     attempt: int = Field(1, description="Number of the last attempt.")
     attempts: list[AttemptSummary] = Field(default_factory=list, description="All attempts with their verdicts.")
     phase: str | None = Field(None, description="What a running job does now.")
-    step: int | None = Field(None, description="Steps done.")
-    planned_steps: int | None = Field(None, description="Steps in all; None until they are known.")
+    step: int | None = Field(None, description="Steps done; of other kinds than train, pieces of the phase.")
+    planned_steps: int | None = Field(None, description="Steps or pieces in all; None until they are known.")
     loss: float | None = Field(None, description="Latest training loss.")
     evaluation_loss: float | None = Field(None, description="Latest evaluation loss.")
     tokens_per_second: float | None = Field(None, description="Latest speed.")
     memory: int | None = Field(None, description="Peak memory so far.")
-    eta_seconds: float | None = Field(None, description="Expected time until the end, for a running job.")
+    eta_seconds: float | None = Field(None, description="Expected time until the end of the run or phase.")
     queue_position: int | None = Field(None, description="Place among the waiting jobs, from 1.")
     waiting_for: str | None = Field(None, description="What a queued job waits for.")
     needed_bytes: int | None = Field(None, description="Memory it is taken to need; None = unknown, a whole device.")
     needed_how: str = Field("", description="How that was found.")
+    device: str | None = Field(None, description="GPU that the last attempt was given; None for the CPU.")
     output_directory: str = Field("", description="Where the results go.")
     adapter_directory: str | None = Field(None, description="The finished adapter.")
     last_checkpoint: str | None = Field(None, description="Newest complete checkpoint that is known.")
@@ -63,7 +64,10 @@ class JobStatus(Record):
     updated: str | None = Field(None, description="When progress was last told.")
     exit_code: int | None = Field(None, description="Exit code of the last attempt, as of `qlora train`.")
     error: dict[str, Any] | None = Field(None, description="The error of a failed job.")
-    result: dict[str, Any] | None = Field(None, description="The TrainResult of a succeeded job.")
+    summary: str | None = Field(None, description="What came of a succeeded job, in a line.")
+    result: dict[str, Any] | None = Field(
+        None, description="Of a succeeded job: TrainResult, EvaluationResult, MergeResult or ExportResult, by its kind."
+    )
 
 
 class JobList(Record):

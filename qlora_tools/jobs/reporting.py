@@ -30,15 +30,20 @@ _TAKEN = {
 
 
 class Reporter:
-    """The listener of one attempt. Any thread may call it."""
+    """The listener of one attempt. Any thread may call it.
 
-    def __init__(self, job: JobFolder, attempt: AttemptFolder) -> None:
+    A training tells its steps as metrics. Of other work `counts_pieces` makes steps of the progress within each phase.
+    """
+
+    def __init__(self, job: JobFolder, attempt: AttemptFolder, *, counts_pieces: bool = False) -> None:
         self._job, self._attempt = job, attempt
         # A second signal ends the run in the middle of a report, in the same thread.
         self._lock = threading.RLock()
         self._status: Document = {"attempt": attempt.number, "phase": "Loading the libraries", "warnings": []}
         self._changed, self._urgent, self._written = True, True, -math.inf
+        self._counts_pieces = counts_pieces
         self._pace: Pace | None = None
+        self._phase_began = time.monotonic()
         self._sent: dict[str, float] = {}
         self._logged = -math.inf
 
@@ -88,6 +93,8 @@ class Reporter:
 
     def _take(self, event: RunEvent) -> None:
         status = self._status
+        if self._counts_pieces:
+            self._take_piece(event)
         if event.kind == "phase":
             status["phase"] = hidden_secrets(event.message)
         elif event.kind == "checkpoint":
@@ -97,6 +104,17 @@ class Reporter:
         elif event.kind == "metrics":
             self._take_metrics(dict(event.values))
 
+    def _take_piece(self, event: RunEvent) -> None:
+        status = self._status
+        status["begun"] = True
+        if event.kind == "phase":
+            status.update(step=None, planned_steps=None, eta_seconds=None)
+            self._pace, self._phase_began = None, time.monotonic()
+        elif event.kind == "progress":
+            done, total = int(event.values.get("done", 0)), int(event.values.get("total", 0))
+            status["step"], status["planned_steps"] = done, total or None
+            self._keep_pace(done, total, time.monotonic() - self._phase_began)
+
     def _take_metrics(self, values: dict[str, Any]) -> None:
         status = self._status
         step, planned = int(values.get("step") or 0), int(values.get("planned_steps") or 0)
@@ -105,12 +123,16 @@ class Reporter:
         for name, ours in _TAKEN.items():
             if name in values:
                 status[ours] = values[name] if _is_number(values[name]) else None
+        self._keep_pace(step, planned, values.get("seconds", 0.0), values.get("step_seconds"))
+
+    def _keep_pace(self, step: int, planned: int, seconds: float, step_seconds: float | None = None) -> None:
+        """Tell the expected end from `step`, done when the clock stood at `seconds`."""
         if self._pace is None and planned:
             self._pace = Pace(planned)
         if self._pace is not None:
-            self._pace.feed(step, values.get("seconds", 0.0), step_seconds=values.get("step_seconds"))
+            self._pace.feed(step, seconds, step_seconds=step_seconds)
             left = self._pace.eta_seconds
-            status["eta_seconds"] = None if left is None else round(left, 1)
+            self._status["eta_seconds"] = None if left is None else round(left, 1)
 
     def _pass_on(self, event: RunEvent) -> None:
         """Add the event to `events.jsonl`; of progress and metrics only some, so that it stays small."""
@@ -126,7 +148,9 @@ class Reporter:
 
     def _wanted(self, event: RunEvent) -> bool:
         least = _LEAST_SECONDS.get(event.kind)
-        last = "evaluation_loss" in event.values or event.values.get("step") == event.values.get("planned_steps", -1)
+        values = event.values
+        last = values.get("step") == values.get("planned_steps", -1) or values.get("done") == values.get("total", -1)
+        last = last or "evaluation_loss" in values
         if least is None or last:
             return True
         if time.monotonic() - self._sent.get(event.kind, -math.inf) < least:

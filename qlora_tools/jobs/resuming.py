@@ -15,12 +15,12 @@ from ..run_output import check_writable
 from .adoption import active_tickets, adopt, ensure_ticket
 from .facts import Document, JobFacts, read_document
 from .launch import relaunch
-from .layout import AttemptFolder, JobFolder, Ticket, Workspace
+from .layout import TRAINING, AttemptFolder, JobFolder, Ticket, Workspace
 from .locks import exclusive
 from .reading import find_job, status_of
 from .records import JobStatus
-from .starting import check_output_is_free, request_document, write_attempt
 from .states import RESUMABLE, TERMINAL, state_of
+from .submitting import check_output_is_free, request_document, write_attempt
 from .tickets import put
 from .training import with_changes
 from .verdicts import settled
@@ -37,7 +37,8 @@ def resume_job(
     """Start the next attempt of a stopped, interrupted or failed job, from its last complete checkpoint or the given one.
 
     `changes` are dotted config fields. A job that never had a checkpoint begins again; one that had some only with
-    `from_start`, which moves them aside. A job that somebody else has resumed in this moment is returned as it is.
+    `from_start`, which moves them aside. Jobs that are no training take none of these: they go on from what they have
+    written. A job that somebody else has resumed in this moment is returned as it is.
 
     Raises `UsageError` for an unknown id, a job that runs, succeeded or was cancelled, and where no checkpoint is whole,
     `ConfigError` for changes that are no config or would make another run of it.
@@ -52,11 +53,14 @@ def resume_job(
     _require_resumable(job.id, state_of(facts.last))
     if from_start and from_checkpoint is not None:
         raise UsageError("A checkpoint and the start are both asked for.", next_step="Name one of them.")
-    checkpoint = None if from_start else _checkpoint(facts, from_checkpoint)
-    request = _request(job, facts, checkpoint, dict(changes or {}))
+    if facts.plan.get("kind", TRAINING) == TRAINING:
+        checkpoint = None if from_start else _checkpoint(facts, from_checkpoint)
+        request = _request(job, facts, checkpoint, dict(changes or {}))
+    else:
+        request = _same_again(facts, bool(changes or from_checkpoint or from_start))
     with disk_errors(job.path, left="the job stays as it was"), exclusive(space.queue_lock):
         check_output_is_free(space, facts.plan.get("output_directory", ""), except_job=job.id)
-        _begin(space, job, facts.last.number + 1, {**request_document(space), **request})
+        _begin(space, job, facts.last.number + 1, {**request_document(space, facts.plan.get("device_kind")), **request})
     return status_of(space, job.id)
 
 
@@ -131,6 +135,17 @@ def _request(job: JobFolder, facts: JobFacts, checkpoint: Path | None, changes: 
         "begin_again": checkpoint is None,
         "changes": changes,
     }
+
+
+def _same_again(facts: JobFacts, changed: bool) -> Document:
+    """The next attempt of a job that is no training: the same call, which goes on from what is written."""
+    if changed:
+        raise UsageError(
+            f"The job {facts.id} is no training: it has no checkpoints and nothing that could be changed.",
+            next_step=f"Run `qlora resume {facts.id}` alone, or start it anew with other arguments.",
+        )
+    check_writable(Path(facts.plan.get("output_directory", "")))
+    return {"resume_from": None}
 
 
 def _begin(space: Workspace, job: JobFolder, number: int, request: Document) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import QloraError, RunStopped
+from ..errors import QloraError, RunStopped, WorkStopped
 from ..hiding import HidingStream, hidden_secrets
 from .adoption import adopt, leave_queue
 from .facts import AttemptFacts, Document, read_document
-from .layout import AttemptFolder, JobFolder, Ticket
+from .layout import TRAINING, AttemptFolder, JobFolder, Ticket
 from .logs import shorten_log
+from .nouns import noun_of
+from .outcomes import step_after_success
 from .reporting import Reporter
 from .turns import workspace_of
 from .verdicts import newest_checkpoint, resume_step, step_after, verdict, write_verdict
@@ -39,7 +41,7 @@ def run_attempt(job: JobFolder, attempt: AttemptFolder, work: "Work | None") -> 
     ending = Ending(job, attempt)
     ending.watch()
     with ending:
-        chosen = work or _training()
+        chosen = work or _work_of(ending.kind)
         ending.result = chosen(job, attempt, ending.stop_asked, ending.reporter)
     for stream in streams:
         stream.finish()
@@ -51,10 +53,14 @@ def run_attempt(job: JobFolder, attempt: AttemptFolder, work: "Work | None") -> 
     return ending.exit_code
 
 
-def _training() -> "Work":
-    from .training import train_as_planned
+def _work_of(kind: str) -> "Work":
+    if kind == TRAINING:
+        from .training import train_as_planned
 
-    return train_as_planned
+        return train_as_planned
+    from .working import work_as_asked
+
+    return work_as_asked
 
 
 class Ending:
@@ -65,7 +71,9 @@ class Ending:
         self._signal: str | None = None
         self._wished = False
         self._ended = False
-        self.reporter = Reporter(job, attempt)
+        self._plan = read_document(job.plan_file) or {}
+        self.kind = str(self._plan.get("kind", TRAINING))
+        self.reporter = Reporter(job, attempt, counts_pieces=self.kind != TRAINING)
         self.result: Mapping[str, Any] | None = None
         self.exit_code = 0
 
@@ -94,17 +102,31 @@ class Ending:
         return True
 
     def _verdict_of(self, error: BaseException | None) -> Document:
-        plan, request = read_document(self._job.plan_file) or {}, read_document(self._attempt.request_file) or {}
-        last = newest_checkpoint(plan, request)
+        last = newest_checkpoint(self._plan, read_document(self._attempt.request_file) or {})
         if error is None:
             result = dict(self.result or {})
-            document = verdict("succeeded", 0, "The run is done.", _after(result), result=result)
+            step = step_after_success(self.kind, result)
+            document = verdict("succeeded", 0, f"The {self._noun} is done.", step, result=result)
         elif isinstance(error, RunStopped):
-            checkpoint = str(error.checkpoint) if error.checkpoint else last
-            document = _of_a_stop(error, checkpoint, self._wishes(), self._signal, self._job.id)
+            document = self._of_a_stop(error, str(error.checkpoint) if error.checkpoint else last)
         else:
-            document = _of_an_error(error, last, self._job.id)
+            document = _of_an_error(error, last, resume_step(self._job.id, self._plan, last), self._job.id)
         return {"checkpoint": last, **document}
+
+    @property
+    def _noun(self) -> str:
+        return "run" if self.kind == TRAINING else noun_of(self.kind)
+
+    def _of_a_stop(self, error: RunStopped, checkpoint: str | None) -> Document:
+        asked_to = self._wishes().asked_to
+        state = {"cancel": "cancelled", "stop": "stopped", None: "interrupted"}[asked_to]
+        step = step_after(state, self._job.id, self._plan, checkpoint)
+        # Other kinds have no steps and nothing that was trained; how far they were, they say themselves.
+        of_run = self.kind == TRAINING or isinstance(error, WorkStopped)
+        message = error.message if of_run else f"The {self._noun} was stopped."
+        message = message if asked_to else f"{message} It got the signal {self._signal}."
+        cause = "asked" if asked_to else self._signal
+        return verdict(state, _STOPPED, message, step, checkpoint=checkpoint, cause=cause)
 
     def _end(self, document: Document) -> None:
         """Write the verdict, trying for a while where the disk refuses it."""
@@ -154,15 +176,12 @@ class Ending:
     def _end_at_once(self) -> None:
         """End the process here and now, from whatever thread; the verdict comes first."""
         document = self._verdict_of(RunStopped(0, None))
-        self._end({**document, "message": "The run was ended at once, without a new checkpoint."})
+        how = ", without a new checkpoint" if self.kind == TRAINING else ""
+        self._end({**document, "message": f"The {self._noun} was ended at once{how}."})
         os._exit(_STOPPED)
 
 
-def _after(result: Mapping[str, Any]) -> str:
-    return f'Try it: qlora generate {result.get("output_directory", "OUTPUT")} -p "..."'
-
-
-def _of_an_error(error: BaseException, checkpoint: str | None, job_id: str) -> Document:
+def _of_an_error(error: BaseException, checkpoint: str | None, again: str, job_id: str) -> Document:
     if isinstance(error, QloraError):
         told = error.as_dict()
         step = error.next_step
@@ -172,18 +191,8 @@ def _of_an_error(error: BaseException, checkpoint: str | None, job_id: str) -> D
             step += f" Then `qlora resume {job_id}`, with NAME=VALUE for changes, goes on from {checkpoint}."
         return verdict("failed", error.exit_code, error.message, step, cause="error", error=told)
     last = traceback.format_exception_only(error)[-1].strip()
-    step = f"The log has the traceback: `qlora logs {job_id}`. After mending it: {resume_step(job_id, checkpoint)}"
+    step = f"The log has the traceback: `qlora logs {job_id}`. After mending it: {again}"
     return verdict("failed", _BUG, last, step, cause="bug", error={"error": type(error).__name__})
-
-
-def _of_a_stop(
-    error: RunStopped, checkpoint: str | None, wishes: AttemptFacts, signal_name: str | None, job_id: str
-) -> Document:
-    state = {"cancel": "cancelled", "stop": "stopped", None: "interrupted"}[wishes.asked_to]
-    cause = "asked" if wishes.asked_to else signal_name
-    step = step_after(state, job_id, checkpoint)
-    message = error.message if wishes.asked_to else f"{error.message} It got the signal {signal_name}."
-    return verdict(state, _STOPPED, message, step, checkpoint=checkpoint, cause=cause)
 
 
 def _without_secrets(value: Any) -> Any:

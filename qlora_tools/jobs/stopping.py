@@ -99,8 +99,8 @@ def _user() -> str:
 
 def _never_ran(job: JobFolder, facts: JobFacts, *, cancel: bool) -> dict[str, object]:
     state = "cancelled" if cancel else "stopped"
-    step = step_after(state, job.id, newest_checkpoint(facts.plan, facts.last.request))
-    return verdict(state, _STOPPED, "It was ended while it waited; nothing was trained.", step, cause="asked")
+    step = step_after(state, job.id, facts.plan, newest_checkpoint(facts.plan, facts.last.request))
+    return verdict(state, _STOPPED, "It was ended while it waited; nothing was done.", step, cause="asked")
 
 
 def _end(job: JobFolder) -> None:

@@ -12,7 +12,7 @@ from ..disk import DISK_FULL
 from .causes import cause_of_death
 from .clock import stamp
 from .facts import Document, JobFacts, read_document, read_facts
-from .layout import AttemptFolder, JobFolder
+from .layout import TRAINING, AttemptFolder, JobFolder
 from .logs import log_tail
 from .states import needs_verdict, state_of_dead
 
@@ -68,15 +68,17 @@ def settled(job: JobFolder) -> JobFacts | None:
     return read_facts(job)
 
 
-def resume_step(job_id: str, checkpoint: str | None) -> str:
+def resume_step(job_id: str, plan: Document, checkpoint: str | None) -> str:
     """How to go on after an ended attempt."""
     where = f"it goes on from {checkpoint}" if checkpoint else "it has no checkpoint, so it begins again"
+    if plan.get("kind", TRAINING) != TRAINING:
+        where = "it goes on from what it has written"
     return f"Run `qlora resume {job_id}`: {where}."
 
 
-def step_after(state: str, job_id: str, checkpoint: str | None) -> str:
+def step_after(state: str, job_id: str, plan: Document, checkpoint: str | None) -> str:
     """What to do after an attempt that did not succeed."""
-    return "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job_id, checkpoint)
+    return "It was cancelled and cannot be resumed." if state == "cancelled" else resume_step(job_id, plan, checkpoint)
 
 
 def newest_checkpoint(plan: Document, request: Document) -> str | None:
@@ -87,6 +89,8 @@ def newest_checkpoint(plan: Document, request: Document) -> str | None:
     from ..checkpoints import COMPLETE_FILE, checkpoints  # a waiting process does without
 
     output, origin = plan.get("output_directory"), request.get("resume_from")
+    if plan.get("kind", TRAINING) != TRAINING:
+        return None
     try:
         found = checkpoints(Path(output)) if output else []
         if found:
@@ -106,7 +110,7 @@ def _of_the_dead(job: JobFolder, facts: JobFacts) -> Document:
     lines = log_tail(job.log_file, _LAST_LINES)
     if cause == "killed" and lines:
         message += " Last lines of the log: " + " / ".join(lines)
-    step = step_after(state, job.id, checkpoint)
+    step = step_after(state, job.id, facts.plan, checkpoint)
     code = _STOPPED if state in ("stopped", "cancelled") else 1
     return verdict(state, code, message, step, checkpoint=checkpoint, cause=cause, steps=of_this.get("step"))
 

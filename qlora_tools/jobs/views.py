@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from .facts import AttemptFacts, Document, JobFacts
-from .layout import FOLDER
+from .layout import FOLDER, TRAINING
+from .outcomes import summary_of
 from .records import AttemptSummary, JobStatus
 from .states import QUEUED, RESUMABLE, TERMINAL, state_of
 from .verdicts import newest_checkpoint, step_after
@@ -37,7 +38,12 @@ def told(facts: JobFacts, position: int | None = None) -> JobStatus:
         last_checkpoint=verdict.get("checkpoint") or progress.get("last_checkpoint") or last.request.get("resume_from"),
         needed_bytes=plan.get("needed_bytes"),
         needed_how=plan.get("needed_how", ""),
-        **{**_progress(progress, state), **_waiting(progress, state, position), **_result(verdict)},
+        device=(last.started or {}).get("device"),
+        **{
+            **_progress(progress, state),
+            **_waiting(progress, state, position),
+            **_result(plan.get("kind", TRAINING), verdict),
+        },
     )
 
 
@@ -85,13 +91,16 @@ def _waiting(progress: Document, state: str, position: int | None) -> dict[str, 
     return {"queue_position": position, "waiting_for": progress.get("waiting_for") or behind}
 
 
-def _result(verdict: Document) -> dict[str, Any]:
+def _result(kind: str, verdict: Document) -> dict[str, Any]:
     result = verdict.get("result")
     if not isinstance(result, dict):
         return {}
+    if kind != TRAINING:
+        return {"result": result, "summary": summary_of(kind, result)}
     steps = {"step": result.get("steps"), "planned_steps": result.get("planned_steps")}
     known = {name: value for name, value in steps.items() if value is not None}
-    return {"result": result, "adapter_directory": _if_there(result.get("adapter_directory")), **known}
+    adapter = _if_there(result.get("adapter_directory"))
+    return {"result": result, "summary": summary_of(kind, result), "adapter_directory": adapter, **known}
 
 
 def _if_there(directory: str | None) -> str | None:
@@ -109,7 +118,8 @@ def _next_step(facts: JobFacts, state: str) -> str:
             f"It starts by itself. `qlora status {facts.id} --follow` watches it, `qlora stop {facts.id}` takes it out."
         )
     if state in RESUMABLE or state == "cancelled":
-        return step_after(state, facts.id, newest_checkpoint(facts.plan, facts.last.request))
+        return step_after(state, facts.id, facts.plan, newest_checkpoint(facts.plan, facts.last.request))
     if state in TERMINAL:
         return ""
-    return f"`qlora status {facts.id} --follow` watches it, `qlora stop {facts.id}` ends it with a checkpoint."
+    how = " with a checkpoint" if facts.plan.get("kind", TRAINING) == TRAINING else ""
+    return f"`qlora status {facts.id} --follow` watches it, `qlora stop {facts.id}` ends it{how}."

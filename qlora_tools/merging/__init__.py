@@ -1,5 +1,5 @@
-"""Merging an adapter into its base, with proof that the merged model answers as the adapter did."""
+"""Merging adapters into their base, with proof that the merged model answers as base and adapter did."""
 
-from .merge import MergeBase, merge
+from .merge import MergeBase, MergeDtype, check_merge, merge
 
-__all__ = ["MergeBase", "merge"]
+__all__ = ["MergeBase", "MergeDtype", "check_merge", "merge"]

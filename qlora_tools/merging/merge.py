@@ -1,89 +1,315 @@
-"""The public call: an adapter in, a plain model directory out, checked before it is called merged.
+"""The public call: one or several adapters in, a plain model directory out, checked before it is called merged."""
 
-A first version: it holds the whole model in host memory as fp32 while merging.
-"""
-
+import hashlib
+import json
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from .._version import __version__
+from ..adapters.check import require_fit
+from ..adapters.lora import read_lora
+from ..adapters.record import AdapterRecord, adapter_directory, file_hash, read_adapter_record
+from ..config.schema import QuantizationConfig
 from ..disk import disk_errors
+from ..durable import as_json
 from ..errors import CheckFailed, UsageError
-from ..events import Listener, RunEvent, ignore
+from ..events import Listener, RunEvent, StopAsked, ignore, never
+from ..models.reference import ResolvedModel
+from ..models.stored_tensors import StoredTensor, model_tensors
 from ..paths import as_path
 from ..requirements import require_training_libraries
-from ..results import MergeResult, ParityResult
+from ..results import BaseDifference, MergeResult, ParityResult
+from .companions import MERGE_RECORD_FILE, copy_tokenizer, write_config, write_generation_config, write_merge_record
+from .plan import MergePlan, WeightedAdapter, plan_merge, require_mergeable
 from .prompts import PARITY_PROMPTS
+from .workplace import fingerprint, publish, require_disk, workplace
 
-MergeBase = Literal["trained", "original"]
+if TYPE_CHECKING:
+    from .writing import WeightError
+
+MergeBase = Literal["trained", "original", "nf4", "fp4", "int8"]
 MergeDtype = Literal["bfloat16", "float16", "float32"]
+SHARD_BYTES = 5 * 10**9
 
 
 def merge(
-    adapter: str | Path,
+    adapter: str | Path | Mapping[str, float],
     output: str | Path,
     *,
     base: MergeBase = "trained",
+    base_model: str | None = None,
     dtype: MergeDtype = "bfloat16",
     prompts: Sequence[str] = PARITY_PROMPTS,
     check: bool = True,
+    stop: StopAsked = never,
     on_event: Listener = ignore,
 ) -> MergeResult:
     """Merge an adapter and write a model directory that plain Transformers loads.
 
-    `base` "trained" merges into the weights that the adapter was trained against (for a 4-bit base: dequantised),
-    so the result answers as the adapter did; "original" merges into the 16-bit weights. With `check`, the merged
-    model is compared on `prompts` with that base plus the adapter, and only then put in place.
+    `adapter` is the output directory of a run or an adapter directory; a mapping of several to their weights adds them all,
+    each times its weight. `base` "trained" merges into the weights that the adapter was trained against (for a 4-bit base:
+    dequantised), so that the result answers as the adapter did; "original" into the published weights; "nf4", "fp4" and
+    "int8" into the base dequantised from that kind, for adapters that do not tell. `base_model` says where the base lies
+    now. It works from file to file in slices and holds no model in memory; a merge that was cut off goes on when the same
+    call is made again. With `check`, the merged model is compared on `prompts` with that base plus the adapter, and only
+    then put in place.
 
-    Raises `ModelError`, `UsageError` (output exists), `MachineError` (memory, disk), `CheckFailed` (parity).
+    Raises `ModelError`, `UsageError` (output exists), `MachineError` (disk, libraries), `CheckFailed` (parity), all but the
+    last before any weight is computed; `WorkStopped`.
     """
     require_training_libraries("merging")
     began = time.monotonic()
     target = as_path(str(output))
     if not prompts and check:
         raise UsageError("There is no prompt to compare answers on.", next_step="Give prompts, or check=False.")
+    task = _prepared(_found(adapter, base_model), base, dtype)
     if target.exists():
-        raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
-    from .parity import check_parity
-    from .weights import write_merged
-
-    source = as_path(str(adapter))
-    with disk_errors(target.parent, left="nothing was written"), _aside(target) as partial:
+        return _made_before(task, target)
+    with workplace(target, task.asked()) as place, disk_errors(target.parent, left="the same merge goes on from there"):
+        require_disk(target, place, task.plan.size_bytes)
         on_event(RunEvent("phase", f"Merging into the {base} base"))
-        write_merged(source, partial, base=base, dtype=dtype)
-        parity = None
+        error = _write(task, place, on_event, stop)
+        parity, difference = None, None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
-            stored = 4 if dtype == "float32" else 2
-            parity = check_parity(source, partial, prompts, base=base, stored_bytes=stored)
-            _require_parity(parity)
-    size = sum(path.stat().st_size for path in target.iterdir())
+            parity, difference = _checked(task, place, prompts, on_event)
+        result = _result(task, target, place, parity, _difference(task, error, difference), time.monotonic() - began)
+        _finish(task, place, target, result)
+    return result
+
+
+def check_merge(
+    adapter: str | Path | Mapping[str, float], output: str | Path, *, base_model: str | None = None
+) -> "Found":
+    """What can be said of a merge from headers alone, without torch: raises as `merge` does before it computes anything."""
+    _require_free(as_path(str(output)))
+    return _found(adapter, base_model)
+
+
+def _require_free(target: Path) -> None:
+    if target.exists():
+        raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
+
+
+def _found(adapter: str | Path | Mapping[str, float], base_model: str | None) -> "Found":
+    wanted = _weighted(adapter)
+    records = [read_adapter_record(directory).on(base_model) for directory, _ in wanted]
+    for record in records[1:]:
+        _require_same_base(records[0], record)
+    resolved = records[0].base()
+    tensors = model_tensors(Path(resolved.location))
+    adapters = tuple(WeightedAdapter(read_lora(directory), weight) for directory, weight in wanted)
+    for one in adapters:
+        require_fit(one.facts, tensors, resolved)
+    require_mergeable(adapters)
+    return Found(adapters, records[0], resolved, tensors)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Adapters that fit their base, and where its tensors lie."""
+
+    adapters: tuple[WeightedAdapter, ...]
+    record: AdapterRecord
+    resolved: ResolvedModel
+    tensors: Mapping[str, StoredTensor]
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """A merge that is settled: everything it needs was found, and fits."""
+
+    adapters: tuple[WeightedAdapter, ...]
+    record: AdapterRecord
+    resolved: ResolvedModel
+    base_kind: MergeBase
+    quantization: QuantizationConfig
+    tensors: Mapping[str, StoredTensor]
+    plan: MergePlan
+    dtype: MergeDtype
+
+    @property
+    def location(self) -> Path:
+        """Where the base's files lie."""
+        return Path(self.resolved.location)
+
+    @property
+    def loaded_as(self) -> str | None:
+        """The dtype in which the base is loaded before it is quantised; None where it is taken as it is stored."""
+        return None if self.quantization.kind == "none" else _loaded_as(self.record)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Adapters and how much of each is merged."""
+        return {str(one.facts.directory): one.weight for one in self.adapters}
+
+    @property
+    def request_hash(self) -> str:
+        """SHA-256 of all that decides what is written."""
+        return hashlib.sha256(as_json(self.asked())).hexdigest()
+
+    def on_trained(self) -> "MergeTask":
+        """The same adapters on the base that they were trained against."""
+        from .skeleton import read_skeleton
+
+        quantization = self.record.quantization
+        skeleton = read_skeleton(self.location, quantization, _loaded_as(self.record))
+        plan = plan_merge(self.tensors, self.adapters, skeleton, self.dtype)
+        return replace(self, quantization=quantization, base_kind="trained", plan=plan)
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides what is written: what a merge that goes on must have in common with the one before."""
+        return {
+            "version": __version__,
+            "adapters": [
+                [str(one.facts.directory), fingerprint(one.facts.tensors), one.weight] for one in self.adapters
+            ],
+            "base": fingerprint(list(self.tensors.values())),
+            "base_kind": self.base_kind,
+            "quantization": self.quantization.model_dump(mode="json"),
+            "compute_dtype": self.record.compute_dtype,
+            "dtype": self.dtype,
+        }
+
+
+def _weighted(adapter: str | Path | Mapping[str, float]) -> tuple[tuple[Path, float], ...]:
+    if not isinstance(adapter, Mapping):
+        return ((adapter_directory(as_path(str(adapter))), 1.0),)
+    if not adapter:
+        raise UsageError("There is no adapter to merge.", next_step="Give at least one.")
+    return tuple((adapter_directory(as_path(str(name))), float(weight)) for name, weight in adapter.items())
+
+
+def _prepared(found: Found, base: MergeBase, dtype: MergeDtype) -> MergeTask:
+    from .skeleton import read_skeleton
+
+    quantization = _quantization(found.record, base)
+    skeleton = read_skeleton(Path(found.resolved.location), quantization, _loaded_as(found.record))
+    plan = plan_merge(found.tensors, found.adapters, skeleton, dtype)
+    return MergeTask(found.adapters, found.record, found.resolved, base, quantization, found.tensors, plan, dtype)
+
+
+def _require_same_base(first: AdapterRecord, other: AdapterRecord) -> None:
+    if first.base().location != other.base().location:
+        raise UsageError(
+            f"The adapters have different bases: {first.base_name} and {other.base_name}.",
+            next_step="Merge adapters of one base.",
+        )
+
+
+def _quantization(record: AdapterRecord, base: MergeBase) -> QuantizationConfig:
+    if base == "trained":
+        return record.quantization
+    if base == "original":
+        return QuantizationConfig(kind="none")
+    return record.quantization.model_copy(update={"kind": base})
+
+
+def _loaded_as(record: AdapterRecord) -> str:
+    """The dtype in which the base was loaded for training; bf16 where an adapter does not tell."""
+    return record.compute_dtype if record.compute_dtype != "auto" else "bfloat16"
+
+
+def _write(task: MergeTask, place: Path, on_event: Listener, stop: StopAsked) -> "WeightError":
+    from .shards import shards_of, write_index
+    from .writing import ShardWriter
+
+    writer = ShardWriter(place, task.quantization, task.loaded_as, on_event, stop)
+    shards = shards_of(task.plan, SHARD_BYTES)
+    writer.write(shards)
+    write_index(place, shards)
+    write_config(task.location, place, task.plan, task.dtype)
+    write_generation_config(task.location, place, task.record)
+    copy_tokenizer(task.location, task.adapters[0].facts.directory, place)
+    return writer.error
+
+
+def _checked(
+    task: MergeTask, place: Path, prompts: Sequence[str], on_event: Listener
+) -> tuple[ParityResult, ParityResult | None]:
+    """Parity with the base that was chosen, and where that is the original one, the distance from the trained one."""
+    from .parity import check_parity
+
+    parity, difference = check_parity(task, place, prompts, on_event)
+    if not parity.passed:
+        shutil.rmtree(place)
+        raise CheckFailed(
+            f"The merged model does not answer as base plus adapter: {100 * parity.clear_agreement:.2f} % of the tokens "
+            f"with a clear lead agree (at least 99 %), mean KL {parity.mean_kl:.2e} nats (at most 1e-3); it is removed, "
+            "nothing was written.",
+            next_step="Merge with --dtype float32, or keep base and adapter apart.",
+        )
+    return parity, difference
+
+
+def _made_before(task: MergeTask, target: Path) -> MergeResult:
+    """The result of the very same merge that was finished before, as when a job is resumed; raises for anything else."""
+    try:
+        told = json.loads((target / MERGE_RECORD_FILE).read_text(encoding="utf-8"))
+        if told.pop("request_sha256") != task.request_hash:
+            raise ValueError("another merge")
+        kept = {name: told[name] for name in MergeResult.model_fields if name in told}
+        return MergeResult(**{**kept, "directory": str(target), "adapters": task.weights})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        _require_free(target)
+        raise
+
+
+def _difference(task: MergeTask, error: "WeightError", answers: ParityResult | None) -> BaseDifference | None:
+    """How the base that was chosen differs from the other one that could have been."""
+    if error.relative is None and answers is None:
+        return None
+    if task.base_kind == "original":
+        note = (
+            f"The adapter learnt on {task.record.quantization.kind} weights and stands on the original ones now: it corrects "
+            "errors of quantisation that are no longer there. `answers` compares the merged model with the adapter on the "
+            "base that it was trained against; if they agree less than you can afford, merge with base `trained`."
+        )
+    else:
+        note = (
+            f"The base is what {task.quantization.kind} left of the original weights (`weights_relative` is the relative "
+            "Frobenius distance), since the adapter learnt to work with these. Base `original` starts from better weights, "
+            "but from others than the adapter saw: evaluate both before choosing it."
+        )
+    return BaseDifference(weights_relative=error.relative, answers=answers, note=note)
+
+
+def _result(
+    task: MergeTask,
+    target: Path,
+    place: Path,
+    parity: ParityResult | None,
+    difference: BaseDifference | None,
+    seconds: float,
+) -> MergeResult:
     return MergeResult(
-        directory=str(target), base=base, dtype=dtype, size_bytes=size, parity=parity, seconds=time.monotonic() - began
+        directory=str(target),
+        base=task.base_kind,
+        base_model=task.resolved.reference.name,
+        base_revision=task.resolved.revision or task.record.base_revision,
+        quantization=task.quantization.kind,
+        adapters=task.weights,
+        dtype=task.dtype,
+        size_bytes=sum(path.stat().st_size for path in place.iterdir() if not path.name.startswith(".")),
+        shards=sum(1 for _ in place.glob("*.safetensors")),
+        untied=task.plan.untied,
+        parity=parity,
+        base_difference=difference,
+        seconds=seconds,
     )
 
 
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that takes its place when all went well, and is gone when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _finish(task: MergeTask, place: Path, target: Path, result: MergeResult) -> None:
+    told = result.model_dump(mode="json", exclude={"directory", "adapters"})
+    adapters = [{"sha256": _adapter_hash(one), "weight": one.weight} for one in task.adapters]
+    document = {"format_version": 1, "qlora_tools": __version__, "request_sha256": task.request_hash}
+    write_merge_record(place, {**document, **told, "adapters": adapters})
+    publish(place, target)
 
 
-def _require_parity(parity: ParityResult) -> None:
-    if not parity.passed:
-        raise CheckFailed(
-            f"The merged model does not answer as base plus adapter: top-1 agreement {parity.top1_agreement:.4f} (at least "
-            f"0.99 is needed), mean KL {parity.mean_kl:.2e} nats (at most 1e-3); nothing was written.",
-            next_step="Merge with --dtype float32, or keep base and adapter apart.",
-        )
+def _adapter_hash(adapter: WeightedAdapter) -> str:
+    return file_hash(adapter.facts.directory / "adapter_model.safetensors")

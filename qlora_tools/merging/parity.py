@@ -1,114 +1,310 @@
-"""Whether a merged model answers as base plus adapter did, on the same prompts.
+"""Whether a merged model answers as base plus adapter did, on the same prompts, token by token.
 
-Both compute in fp32 where it fits: in bf16 two computations of one model differ by more than a merge may.
-The reference answers greedily. The merged model then reads each answer token by token: where its most likely token is
-the reference's at every place, its own greedy answer is the same by induction.
+Both compute in fp32: in bf16 two computations of one model differ by more than a merge may. The reference answers greedily;
+the merged model then reads each answer: where its most likely token is the reference's at every place, its own greedy answer
+is the same by induction. Models that fit are held in memory, others compute out of their files (`mapped_model`).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import AutoTokenizer
 
-from ..adapters.record import adapter_directory
-from ..config.library_arguments import resolve_compute_dtype
 from ..config.schema import QuantizationConfig
+from ..data.chat_template import install_instruction_form
 from ..data.examples import Message
+from ..data.rendering import Renderer
 from ..engine.device import detect_hardware, host_hardware, release_memory
 from ..engine.loading import load_model
-from ..generation.session import GenerationSession
+from ..events import Listener, RunEvent
+from ..generation.session import with_adapter
 from ..models.hardware import Hardware
-from ..models.reference import ModelReference, resolve_model
+from ..models.reference import ModelReference, ResolvedModel, resolve_model
+from ..models.stored_tensors import BYTES_OF, model_tensors
 from ..results import ParityResult
+from .mapped_model import Source, open_mapped
+from .rows import plain_rows, trained_rows
 
-_ANSWER_TOKENS = 32
+if TYPE_CHECKING:
+    from .merge import MergeTask
+
+_ANSWER_TOKENS = {"in memory": 32, "out of its files": 4}
 _LEAST_AGREEMENT = 0.99
 _MOST_KL = 1e-3
+# Weights in bf16 move log-probabilities by about so much: which of two such tokens leads says nothing about a merge.
+_NEAR_TIE = 0.02
+# A model that is held in host memory takes no more than so much: merging promises to need little.
+_MOST_HOST_BYTES = 2**30
+# Activations of the widest layers of a large model then take some hundred megabytes.
+_BATCH_TOKENS = {"in memory": 4096, "out of its files": 1024}
+_HELD_FILE = ".reference.f32"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """One answered prompt: token ids, and log-probabilities `[answer tokens, vocabulary]` in fp32 on the host."""
+class Where:
+    """How both models are computed."""
+
+    method: str
+    hardware: Hardware
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt and the reference's answer, in tokens."""
 
     prompt_ids: list[int]
     answer_ids: list[int]
-    log_probabilities: torch.Tensor
 
 
-def check_parity(source: Path, merged: Path, prompts: Sequence[str], *, base: str, stored_bytes: int) -> ParityResult:
-    """Compare the model in `merged` with base plus adapter over the tokens of the reference's answers to `prompts`.
+def check_parity(
+    task: "MergeTask", place: Path, prompts: Sequence[str], on_event: Listener
+) -> tuple[ParityResult, ParityResult | None]:
+    """Compare the model in `place` with the base that was chosen plus the adapters.
 
-    `stored_bytes` is the size of one stored parameter: with the files it tells how much memory fp32 takes.
+    The second result compares it with the base that the adapter was trained against, where that is another one.
     """
     release_memory()
-    parameters = sum(path.stat().st_size for path in merged.glob("*.safetensors")) // stored_bytes
-    hardware, dtype = _where_it_fits(parameters)
-    references = reference_answers(source, prompts, base=base, compute_dtype=dtype, hardware=hardware)
+    where = _where(task)
+    tokenizer, asked = _tokens(task, place, prompts)
+    first = _compared(task, place, where, (tokenizer, asked), on_event)
+    trained = task.record.quantization
+    if not first.passed or trained.kind == task.quantization.kind or trained.kind == "none":
+        return first, None
+    on_event(RunEvent("phase", f"Comparing with the {trained.kind} base that the adapter was trained against"))
+    return first, _compared(task.on_trained(), place, where, (tokenizer, asked), on_event)
+
+
+def _compared(
+    task: "MergeTask", place: Path, where: Where, asked: tuple[Any, list[list[int]]], on_event: Listener
+) -> ParityResult:
+    tokenizer, prompts = asked
+    total = 3 * len(prompts)
+
+    def tell(done: int) -> None:
+        on_event(RunEvent("progress", "prompts compared", {"done": done, "total": total}))
+
+    reference = _reference(task, where)
+    answers = _answers(reference, tokenizer, prompts, where, tell)
+    rows = [Asked(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    held = _held(place / _HELD_FILE, reference, rows, where, lambda done: tell(len(rows) + done))
+    del reference
     release_memory()
-    return compare(merged, references, compute_dtype=dtype, hardware=hardware)
+    merged = _merged(task, place, where)
+    measured: list[Measured] = []
+    for indices, logits in _logits(merged, rows, where):
+        measured += _measured(indices, logits, held, rows)
+        tell(2 * len(rows) + len(measured))
+    (place / _HELD_FILE).unlink()
+    return _result(rows, measured, where)
 
 
-def reference_answers(
-    source: Path, prompts: Sequence[str], *, base: str, compute_dtype: str, hardware: Hardware
-) -> list[Reference]:
-    """Greedy answers of base plus adapter: the base as it was trained, or the original 16-bit one."""
-    quantization = QuantizationConfig(kind="none") if base == "original" else None
-    session = GenerationSession.open(
-        adapter_directory(source), quantization=quantization, compute_dtype=compute_dtype, hardware=hardware
-    )
-    asked = [session.prompt_ids([Message(role="user", content=prompt)]) for prompt in prompts]
-    answered = session.generate_ids(asked, _ANSWER_TOKENS)
-    return [
-        Reference(prompt, answer, _log_probabilities(session.model, prompt, answer))
-        for prompt, answer in zip(asked, answered, strict=True)
+def _where(task: "MergeTask") -> Where:
+    """In memory on a GPU that holds the model in fp32, or on the host where it is small; else out of the files."""
+    parameters = sum(tensor.source.elements for tensor in task.plan.tensors)
+    gpu, host = detect_hardware(), host_hardware()
+    needed = BYTES_OF["F32"] * parameters * 5 // 4  # a quarter more, for activations
+    if gpu.kind == "cuda" and needed < gpu.free_memory_bytes:
+        return Where("in memory", gpu)
+    if needed < min(host.free_memory_bytes, _MOST_HOST_BYTES):
+        return Where("in memory", host)
+    return Where("out of its files", gpu)
+
+
+def _tokens(task: "MergeTask", place: Path, prompts: Sequence[str]) -> tuple[Any, list[list[int]]]:
+    """The tokenizer of the merged model, and the prompts in the form that was trained."""
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if task.record.style == "chat_template" and not tokenizer.chat_template:
+        install_instruction_form(tokenizer)
+    renderer = Renderer(tokenizer, task.record.style)
+    texts = [renderer.prompt([Message(role="user", content=prompt)]) for prompt in prompts]
+    return tokenizer, [
+        list(tokenizer(text, add_special_tokens=renderer.adds_special_tokens)["input_ids"]) for text in texts
     ]
 
 
-def compare(merged: Path, references: Sequence[Reference], *, compute_dtype: str, hardware: Hardware) -> ParityResult:
-    """Agreement of the model in `merged` with the references, over all their answer tokens."""
+def _reference(task: "MergeTask", where: Where) -> Any:
+    """Base and adapters, apart from each other."""
+    if where.method != "in memory":
+        device = where.hardware.kind
+        changed = {tensor.name: tensor for tensor in task.plan.tensors}
+        return open_mapped(Source(task.location, task.tensors, changed, trained_rows(task), device))
+    model = _in_memory(task.resolved, task.quantization, where.hardware)
+    for number, adapter in enumerate(task.adapters):
+        name = "default" if number == 0 else f"adapter-{number}"
+        directory = str(adapter.facts.directory)
+        if number == 0:
+            model = with_adapter(model, adapter.facts.directory)
+        else:
+            model.load_adapter(directory, adapter_name=name, is_trainable=False)
+        for parameter, weight in model.named_parameters():
+            parts = parameter.split(".")
+            if name in parts and {"lora_B", "lora_embedding_B"} & set(parts):
+                weight.data *= adapter.weight
+    model.base_model.set_adapter(list(model.peft_config))
+    return model.float().eval()
+
+
+def _merged(task: "MergeTask", place: Path, where: Where) -> Any:
+    if where.method == "in memory":
+        resolved = resolve_model(ModelReference(str(place), "local"))
+        return _in_memory(resolved, QuantizationConfig(kind="none"), where.hardware).eval()
+    return open_mapped(Source(place, model_tensors(place), {}, plain_rows(), where.hardware.kind))
+
+
+def _in_memory(resolved: ResolvedModel, quantization: QuantizationConfig, hardware: Hardware) -> Any:
     loaded = load_model(
-        resolve_model(ModelReference(str(merged), "local")),
-        QuantizationConfig(kind="none"),
-        compute_dtype=compute_dtype,
-        attention_implementation="auto",
-        hardware=hardware,
+        resolved, quantization, compute_dtype="float32", attention_implementation="auto", hardware=hardware
     )
-    measured = [_compared(loaded.model.eval(), reference) for reference in references]
-    tokens = sum(len(reference.answer_ids) for reference in references)
-    agreeing = sum(int(same.sum()) for same, _ in measured)
-    divergence = float(sum(kl for _, kl in measured)) / tokens
+    return loaded.model
+
+
+def _answers(
+    model: Any, tokenizer: Any, prompts: list[list[int]], where: Where, tell: Callable[[int], None]
+) -> list[list[int]]:
+    """Greedy answers, each up to and including the token that ends it."""
+    stops = _stop_tokens(model, tokenizer)
+    answers: dict[int, list[int]] = {}
+    longest = _ANSWER_TOKENS[where.method]
+    for indices in _batches([len(prompt) + longest for prompt in prompts], where):
+        width = max(len(prompts[i]) for i in indices)
+        ids = [[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in indices]
+        mask = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in indices]
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=where.hardware.kind),
+                attention_mask=torch.tensor(mask, device=where.hardware.kind),
+                max_new_tokens=longest,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        for index, row in zip(indices, output[:, width:].tolist(), strict=True):
+            end = next((place for place, token in enumerate(row) if token in stops), len(row) - 1)
+            answers[index] = row[: end + 1]
+        tell(len(answers))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    own = model.generation_config.eos_token_id
+    known = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return sorted(token for token in known if token is not None)
+
+
+def _held(
+    file: Path, model: Any, rows: Sequence[Asked], where: Where, tell: Callable[[int], None]
+) -> dict[int, torch.Tensor]:
+    """Log-probabilities `[answer tokens, vocabulary]` of each row, in a file: for a large vocabulary they are a gigabyte."""
+    held: dict[int, torch.Tensor] = {}
+    place, flat = 0, torch.empty(0)
+    total = sum(len(row.answer_ids) for row in rows)
+    for indices, logits in _logits(model, rows, where):
+        if not held:
+            size = total * logits.shape[1]
+            file.touch()
+            flat = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
+        for index, part in zip(indices, logits.split([len(rows[i].answer_ids) for i in indices]), strict=True):
+            held[index] = flat[place : place + part.numel()].view(part.shape)
+            held[index].copy_(part.log_softmax(-1))
+            place += part.numel()
+        tell(len(held))
+    return held
+
+
+def _logits(model: Any, rows: Sequence[Asked], where: Where) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Logits at the places that predict the answers: of a batch, `[all their answer tokens, vocabulary]`.
+
+    Only these places go through the head: all of them would not fit for a large vocabulary.
+    """
+    head = model.get_output_embeddings()
+    for indices in _batches([len(row.prompt_ids) + len(row.answer_ids) for row in rows], where):
+        batch = [rows[i] for i in indices]
+        width = max(len(row.prompt_ids) + len(row.answer_ids) for row in batch)
+        ids = torch.tensor([_padded(row, width) for row in batch], device=where.hardware.kind)
+        mask = torch.tensor([_mask(row, width) for row in batch], device=where.hardware.kind)
+        chosen = torch.tensor(
+            [
+                number * width + len(row.prompt_ids) - 1 + token
+                for number, row in enumerate(batch)
+                for token in range(len(row.answer_ids))
+            ],
+            device=where.hardware.kind,
+        )
+
+        def only_chosen(_: Any, arguments: tuple[torch.Tensor, ...], chosen: torch.Tensor = chosen) -> Any:
+            return (arguments[0].reshape(-1, arguments[0].shape[-1])[chosen][None],)
+
+        hook = head.register_forward_pre_hook(only_chosen)
+        try:
+            with torch.inference_mode():
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        yield indices, logits.float().cpu()
+
+
+def _padded(row: Asked, width: int) -> list[int]:
+    ids = [*row.prompt_ids, *row.answer_ids]
+    return ids + [ids[-1]] * (width - len(ids))
+
+
+def _mask(row: Asked, width: int) -> list[int]:
+    known = len(row.prompt_ids) + len(row.answer_ids)
+    return [1] * known + [0] * (width - known)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: where the most likely token agrees, where its lead was clear, and the summed KL divergence in nats."""
+
+    same: torch.Tensor
+    clear: torch.Tensor
+    divergence: float
+
+
+def _measured(
+    indices: Sequence[int], logits: torch.Tensor, held: dict[int, torch.Tensor], rows: Sequence[Asked]
+) -> list[Measured]:
+    found = []
+    for index, part in zip(indices, logits.split([len(rows[i].answer_ids) for i in indices]), strict=True):
+        mine, theirs = part.log_softmax(-1), held[index]
+        same = mine.argmax(-1) == theirs.argmax(-1)
+        first, second = theirs.topk(2, dim=-1).values.T
+        found.append(Measured(same, first - second >= _NEAR_TIE, float((theirs.exp() * (theirs - mine)).sum())))
+    return found
+
+
+def _result(rows: Sequence[Asked], measured: Sequence[Measured], where: Where) -> ParityResult:
+    tokens = sum(len(row.answer_ids) for row in rows)
+    same, clear = (torch.cat([getattr(one, name) for one in measured]) for name in ("same", "clear"))
+    divergence = math.fsum(one.divergence for one in measured) / tokens
+    clear_agreement = float(same[clear].float().mean()) if bool(clear.any()) else 1.0
     return ParityResult(
-        prompts=len(references),
+        prompts=len(rows),
         tokens=tokens,
-        same_answers=sum(bool(same.all()) for same, _ in measured),
-        top1_agreement=agreeing / tokens,
-        mean_kl=divergence,
-        passed=agreeing / tokens >= _LEAST_AGREEMENT and divergence <= _MOST_KL,
+        same_answers=sum(bool(one.same.all()) for one in measured),
+        top1_agreement=float(same.float().mean()),
+        near_ties=int((~clear).sum()),
+        clear_agreement=clear_agreement,
+        mean_kl=max(divergence, 0.0),  # rounding may leave it a little below
+        passed=clear_agreement >= _LEAST_AGREEMENT and divergence <= _MOST_KL,
+        method=f"{where.method}, fp32, {where.hardware.name}",
     )
 
 
-def _where_it_fits(parameters: int) -> tuple[Hardware, str]:
-    """The GPU in fp32, else the host in fp32 (merging has just held the model there), else the GPU in its own dtype."""
-    gpu, host = detect_hardware(), host_hardware()
-    needed = 4 * parameters * 5 // 4  # a quarter more, for activations
-    for hardware in (gpu, host):
-        if needed < hardware.free_memory_bytes:
-            return hardware, "float32"
-    return gpu, resolve_compute_dtype("auto", gpu)
-
-
-def _compared(model: Any, reference: Reference) -> tuple[torch.Tensor, float]:
-    """Where the most likely token agrees, and the summed KL divergence from the reference in nats."""
-    mine = _log_probabilities(model, reference.prompt_ids, reference.answer_ids)
-    theirs = reference.log_probabilities
-    same = mine.argmax(-1) == theirs.argmax(-1)
-    return same, float((theirs.exp() * (theirs - mine)).sum())
-
-
-def _log_probabilities(model: Any, prompt_ids: list[int], answer_ids: list[int]) -> torch.Tensor:
-    ids = torch.tensor([prompt_ids + answer_ids], device=model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
-    return logits.float().log_softmax(-1).cpu()
+def _batches(lengths: Sequence[int], where: Where) -> Iterator[list[int]]:
+    """Indices of rows of like length, padded to at most so many tokens together."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[index] > _BATCH_TOKENS[where.method]:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -63,15 +63,6 @@ def largest(arguments: Mapping[str, Any], on_event: Listener) -> Document:
     return largest_document(hardware, largest_models(hardware, arguments["settings"]))
 
 
-def generate(arguments: Mapping[str, Any], on_event: Listener) -> Document:
-    """`generate`: answers of base and adapter."""
-    from ..generation import generate as answer
-    from ..requirements import quiet_libraries
-
-    quiet_libraries()
-    return answer(**arguments, on_event=on_event).model_dump(mode="json")
-
-
 def curve(arguments: Mapping[str, Any], on_event: Listener) -> Document:
     """The loss curve of a job as a picture; None before the first loss."""
     from ..jobs import get_job
@@ -90,7 +81,6 @@ TASKS: Mapping[str, Callable[[Mapping[str, Any], Listener], Document]] = {
     "plan": plan,
     "strategies": strategies,
     "largest": largest,
-    "generate": generate,
     "curve": curve,
 }
 

@@ -7,7 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from ..answers import Structured, answered
-from ..arguments import PathText
+from ..arguments import Adapter
 from .toolset import Toolset
 
 _STILL = "It is still answering. Make the very same call again to get the answers; fewer prompts at once come sooner."
@@ -39,7 +39,7 @@ class AnsweringTools(Toolset):
     async def generate_text(
         self,
         context: Context[Any, Any],
-        adapter: Annotated[PathText, Field(description="A job's id, or the output directory of a run.")],
+        adapter: Adapter,
         prompts: Annotated[
             list[Annotated[str, Field(max_length=100_000)]],
             Field(min_length=1, max_length=200, description="User messages, answered one by one."),
@@ -64,8 +64,10 @@ class AnsweringTools(Toolset):
         found = await self._worked("generate", wanted, context)
         if found is None:
             return answered(f"{self._so_far('generate', wanted)}\nNext: {_STILL}", TextAnswer(next_call=_STILL))
-        call = "Judge the answers against what was wanted, and tell the person; qlora merge makes one plain model."
-        answers = [PromptAnswer(**answer) for answer in found["answers"]]
+        call = "Judge the answers against what was wanted, and tell the person; evaluate_adapter(adapter=...) measures them."
+        answers = [
+            PromptAnswer(**{name: answer[name] for name in PromptAnswer.model_fields}) for answer in found["answers"]
+        ]
         structured = TextAnswer(
             model=found["model"], device=found["device"], answers=answers, seconds=found["seconds"], next_call=call
         )

@@ -62,8 +62,8 @@ class DataTools(Toolset):
     ) -> Annotated[CallToolResult, DataAnswer]:
         """Are these rows ready to train on, and which of their tokens would be learnt? Always before create_config.
 
-        With model, tokens and masks are checked too. settings such as {"loss_on": "assistant"} or
-        {"format": "question_answer", "columns": {"question": "ask", "answer": "reply"}}.
+        With model, tokens and masks are checked too. settings such as {"format": "question_answer", "columns": {"question":
+        "ask", "answer": "reply"}}.
         """
         checked = await self._aside(self._checked, model, data, settings or {})
         asked = {name: checked[name] for name in ("data", "model", "settings")}

@@ -12,10 +12,11 @@ from pydantic import Field
 
 import qlora_tools
 from qlora_tools.errors import UsageError
+from qlora_tools.jobs.layout import TRAINING
 from qlora_tools.jobs.states import TERMINAL
 
 from ..answers import answered
-from ..arguments import Config, JobId, PathText, Settings
+from ..arguments import Config, DryRun, IdempotencyKey, JobId, PathText, Settings
 from ..batches import Batches
 from ..job_words import (
     JobAnswer,
@@ -26,6 +27,7 @@ from ..job_words import (
     job_line,
     job_links,
     job_words,
+    named,
     state_words,
 )
 from ..work import Document
@@ -51,15 +53,15 @@ class JobTools(Toolset):
         self,
         context: Context[Any, Any],
         job_id: JobId = "last",
-        wait_seconds: Annotated[float, Field(ge=0, le=30, description="Waits so long for the end of the job.")] = 0,
+        wait_seconds: Annotated[
+            float, Field(ge=0, le=30, description="Waits so long for its end; running out is no error.")
+        ] = 0,
         log_lines: Annotated[int, Field(ge=0, le=200, description="Last lines of the log to show.")] = 0,
         curve: Annotated[bool, Field(description="Show the loss curve as an image.")] = False,
     ) -> Annotated[CallToolResult, JobAnswer]:
-        """How far is a job, or how did it end? Losses, ETA, warnings, result, and what to do next.
-
-        A wait that runs out is no error.
-        """
+        """How far is a job, or how did it end? Losses, ETA, warnings, result, verdict, what to do next."""
         status = await self._watched(job_id, wait_seconds, context)
+        curve = curve and status.kind == TRAINING
         log = None
         if log_lines:
             part = await self._aside(qlora_tools.read_log, status.id, lines=log_lines, workspace=self.options.workspace)
@@ -104,7 +106,7 @@ class JobTools(Toolset):
     async def _listed(self, states: list[State] | None, limit: int) -> CallToolResult:
         workspace, tend = self.options.workspace, not self.options.read_only
         found = await self._aside(qlora_tools.list_jobs, states=states, limit=limit, workspace=workspace, tend=tend)
-        lines = [f"{job.id} ({job.name}): {state_words(job)}" for job in found.jobs]
+        lines = [f"{job.id} ({named(job)}): {state_words(job)}" for job in found.jobs]
         call = "get_job(job_id=...) tells more of one." if lines else "start_training starts one."
         hidden = f"{found.total - len(found.jobs)} more." if found.total > len(found.jobs) else ""
         text = "\n".join([*(lines or ["There are no such jobs."]), *found.notes, f"{hidden} Next: {call}".strip()])
@@ -120,16 +122,12 @@ class JobControls(Toolset):
         config: Config | None = None,
         config_path: Annotated[PathText, Field(description="A YAML or JSON file instead of config.")] | None = None,
         name: Annotated[str, Field(max_length=100, description="What the job is called in lists.")] | None = None,
-        idempotency_key: Annotated[
-            str,
-            Field(max_length=200, description="Sent twice with the same key, it starts once."),
-        ]
-        | None = None,
-        dry_run: Annotated[bool, Field(description="Check everything, start nothing.")] = False,
+        idempotency_key: IdempotencyKey | None = None,
+        dry_run: DryRun = False,
     ) -> Annotated[CallToolResult, JobHandle]:
-        """Start a training job and return its id at once; it outlives this server. Then get_job follows it.
+        """Start a training job and return its id at once; it outlives this server. get_job follows it.
 
-        The config comes from create_config. The job checks the data first and fails where it is not ready.
+        The config comes from create_config. The job fails where the data is not ready.
         """
         run = await self._aside(self._config, config, config_path)
         status = await self._aside(
@@ -179,7 +177,7 @@ class JobControls(Toolset):
         | None = None,
         from_start: Annotated[bool, Field(description="resume: begin again.")] = False,
     ) -> Annotated[CallToolResult, JobHandle]:
-        """Stop, cancel or resume a job. Never start a job again because it is silent: get_job tells."""
+        """Stop, cancel or resume a job of any kind. Never start one again because it is silent: get_job tells."""
         for_resume = {"changes": changes, "from_checkpoint": from_checkpoint, "from_start": from_start}
         misplaced = [name for name, value in ({"now": now} if action == "resume" else for_resume).items() if value]
         if misplaced:

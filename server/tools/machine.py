@@ -85,10 +85,7 @@ class MachineTools(Toolset):
         log_path: Annotated[PathText, Field(description="A log file in the workspace.")] | None = None,
         config: Config | None = None,
     ) -> Annotated[CallToolResult, DiagnosisAnswer]:
-        """Why did a run fail, and which change mends it? Give one of job_id, log_text and log_path.
-
-        With config (a job's own is known) the changes are computed for that run.
-        """
+        """Why did a run fail, and which change mends it? Give one of job_id, log_text, log_path; config for its changes."""
         sources = {"job_id": job_id, "log_text": log_text, "log_path": log_path}
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:

@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver.context import Context
 
+from ..answers import shown
 from ..options import ServerOptions
 from ..path_settings import with_resolved_paths
 from ..work import Document, WorkRoom
@@ -16,6 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # More threads would only take the interpreter from one another.
 _THREADS = 4
+_LONGEST_TOLD = 500
 GIB = 2**30
 
 
@@ -38,7 +40,9 @@ class Toolset:
 
         async def tell(event: Document) -> None:
             values = event["values"]
-            await context.report_progress(values.get("done", 0.0), values.get("total"), event["message"])
+            # An answer as far as it is written is told by its end.
+            message = shown(event["message"])[-_LONGEST_TOLD:]
+            await context.report_progress(values.get("done", 0.0), values.get("total"), message)
 
         return await self.room.done(task, arguments, tell)
 

@@ -1,0 +1,252 @@
+"""What is merged equals what PEFT computes, to the last bit in fp32, for every family and every kind of adapter."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .families import FAMILIES
+
+Models = Callable[[str], Path]
+
+
+def save_adapter(model: Path, target: Path, *, resize: int | None = None, seed: int = 1, **settings: Any) -> Path:
+    """An adapter of plain PEFT with random weights on the model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if resize:
+        base.resize_token_embeddings(resize, mean_resizing=False)
+    wanted = {"target_modules": "all-linear", "r": 4, "lora_alpha": 7, "init_lora_weights": False, **settings}
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **wanted))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * (0.02 if "magnitude" in name else 0.05))
+    adapted.save_pretrained(target)
+    return target
+
+
+def merged_by_us(adapter: Any, target: Path, **wanted: Any) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    from qlora_tools import merge
+
+    merge(adapter, target, dtype="float32", check=False, **{"base": "original", **wanted})
+    return {name: tensor for file in sorted(target.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def merged_by_peft(model: Path, *adapters: Path, resize: int | None = None) -> dict[str, Any]:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if resize:
+        base.resize_token_embeddings(resize, mean_resizing=False)
+    for number, adapter in enumerate(adapters):
+        base = PeftModel.from_pretrained(base, adapter, adapter_name=str(number)).merge_and_unload(safe_merge=True)
+    return dict(base.state_dict())
+
+
+def require_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    import torch
+
+    # A tied head is one tensor with the embedding, which files hold once.
+    assert theirs.keys() - ours.keys() <= {"lm_head.weight"}
+    assert ours.keys() <= theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_is_merged_to_the_last_bit_as_peft_does(family: str, tiny_model: Models, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    # A power of two as the scaling goes another way than other scalings.
+    adapter = save_adapter(model, tmp_path / "adapter", lora_alpha=8 if "q" in family else 7)
+    require_equal(merged_by_us(adapter, tmp_path / "merged"), merged_by_peft(model, adapter))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"use_rslora": True, "rank_pattern": {"layers.1.self_attn.q_proj": 8}, "alpha_pattern": {"v_proj": 3}},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {"modules_to_save": ["lm_head", "embed_tokens"]},
+        {"trainable_token_indices": {"embed_tokens": [3, 5]}},
+    ],
+    ids=["dora", "rslora", "embedding-and-head", "modules-to-save", "tokens"],
+)
+def test_every_kind_of_adapter_is_merged_to_the_last_bit_as_peft_does(
+    settings: Any, tiny_model: Models, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    adapter = save_adapter(model, tmp_path / "adapter", **settings)
+    require_equal(merged_by_us(adapter, tmp_path / "merged"), merged_by_peft(model, adapter))
+
+
+def test_biases_of_the_adapter_are_merged(tiny_model: Models, tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    adapter = save_adapter(model, tmp_path / "adapter", target_modules=["q_proj", "v_proj"], lora_bias=True)
+    require_equal(merged_by_us(adapter, tmp_path / "merged"), merged_by_peft(model, adapter))
+
+
+def test_a_vocabulary_that_grew_is_merged_with_its_rows(tiny_model: Models, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    rows = json.loads((model / "config.json").read_text())["vocab_size"] + 8
+    adapter = save_adapter(model, tmp_path / "adapter", resize=rows)
+    ours = merged_by_us(adapter, tmp_path / "merged")
+    assert ours["model.embed_tokens.weight"].shape[0] == ours["lm_head.weight"].shape[0] == rows
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == rows
+    require_equal(ours, merged_by_peft(model, adapter, resize=rows))
+
+
+def test_several_adapters_are_added_each_with_its_weight(tiny_model: Models, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    model = tiny_model("llama")
+    first = save_adapter(model, tmp_path / "first", seed=1)
+    second = save_adapter(model, tmp_path / "second", seed=2, r=8, target_modules=["q_proj"])
+    ours = merged_by_us({str(first): 1.0, str(second): 1.0}, tmp_path / "both")
+    require_equal(ours, merged_by_peft(model, first, second))
+    halved = merged_by_us({str(first): 0.5, str(second): -2.0}, tmp_path / "halved")
+    base = load_file(model / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    one, other = (merged_by_us(adapter, tmp_path / adapter.name[:1])[name] for adapter in (first, second))
+    plain = base[name].float()
+    assert torch.allclose(halved[name], plain + 0.5 * (one - plain) - 2 * (other - plain), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_the_dequantised_base_is_that_of_bitsandbytes_to_the_last_bit(
+    kind: str, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from qlora_tools.merging import arithmetic
+
+    # Slices so small that blocks and rows are cut where large tensors are cut.
+    monkeypatch.setattr(arithmetic, "SLICE_ELEMENTS", 512)
+    model = tiny_model("qwen3")
+    adapter = save_adapter(model, tmp_path / "adapter")
+    settings = (
+        {"load_in_8bit": True}
+        if kind == "int8"
+        else {"load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": True}
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.bfloat16, quantization_config=BitsAndBytesConfig(**settings), device_map={"": "cpu"}
+    )
+    plain = base.dequantize(dtype=torch.float32).float()
+    theirs = PeftModel.from_pretrained(plain, adapter).merge_and_unload().state_dict()
+    ours = merged_by_us(adapter, tmp_path / "merged", base=kind)
+    require_equal(ours, dict(theirs))
+
+
+def test_a_head_that_was_tied_gets_its_own_weight_where_only_the_embedding_was_adapted(
+    tiny_model: Models, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from qlora_tools import merge
+
+    model = tiny_model("qwen2")
+    adapter = save_adapter(model, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"])
+    result = merge(adapter, tmp_path / "merged", base="original", dtype="float32", prompts=["say two"])
+    assert result.untied
+    assert result.parity is not None
+    assert result.parity.mean_kl < 1e-7
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert not merged.config.tie_word_embeddings
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(base, adapter).eval()(ids).logits
+        assert torch.allclose(merged.eval()(ids).logits, wanted, atol=1e-5)
+
+
+def out_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let even tiny models be compared, sliced and mapped as those are that do not fit in memory."""
+    from qlora_tools.merging import arithmetic, mapped_model, parity
+
+    monkeypatch.setattr(parity, "_MOST_HOST_BYTES", 0)
+    monkeypatch.setattr(mapped_model, "_SMALL_ELEMENTS", 100)
+    monkeypatch.setattr(arithmetic, "SLICE_ELEMENTS", 1024)
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "settings"),
+    [
+        ("gemma2", "nf4", {}),
+        ("llama", "original", {"use_dora": True}),
+        ("qwen2", "original", {"target_modules": ["q_proj", "embed_tokens"]}),
+        ("llama", "fp4", {"trainable_token_indices": {"embed_tokens": [3, 5]}}),
+        ("mistral", "original", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    ],
+)
+def test_models_that_do_not_fit_are_compared_out_of_their_files(
+    family: str, base: Any, settings: Any, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qlora_tools import merge
+
+    out_of_its_files(monkeypatch)
+    adapter = save_adapter(tiny_model(family), tmp_path / "adapter", **settings)
+    parity = merge(adapter, tmp_path / "merged", base=base, dtype="float32", prompts=["say two", "one"]).parity
+    assert parity is not None
+    assert parity.method.startswith("out of its files")
+    assert parity.same_answers == 2
+    assert parity.mean_kl < 1e-7
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_wrong_scaling_does_not_pass_for_a_merge(
+    mapped: bool, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qlora_tools import merge
+    from qlora_tools.errors import CheckFailed
+    from qlora_tools.merging import writing
+
+    if mapped:
+        out_of_its_files(monkeypatch)
+    adapter = save_adapter(tiny_model("llama"), tmp_path / "adapter")
+    applied = writing.Factors.applied
+    monkeypatch.setattr(writing.Factors, "applied", lambda *given: applied(given[0], applied(*given), *given[2:]))
+    if mapped:
+        monkeypatch.setattr("qlora_tools.merging.mapped_model.Factors", writing.Factors)
+    with pytest.raises(CheckFailed, match="does not answer as base plus adapter"):
+        merge(adapter, tmp_path / "merged", base="original", dtype="float32")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_weights_of_transposed_layers_are_merged(tmp_path: Path, tiny_model: Models) -> None:
+    import shutil
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shutil.copytree(
+        tiny_model("llama"), tmp_path / "gpt2", ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+    )
+    rows = json.loads((tiny_model("llama") / "config.json").read_text())["vocab_size"]
+    GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_embd=64, n_layer=2, n_head=2, n_positions=64)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    for number, dora in enumerate((False, True)):
+        adapter = save_adapter(
+            tmp_path / "gpt2",
+            tmp_path / f"adapter-{number}",
+            target_modules=["c_attn"],
+            fan_in_fan_out=True,
+            use_dora=dora,
+        )
+        ours = merged_by_us(adapter, tmp_path / f"merged-{number}")
+        require_equal(ours, merged_by_peft(tmp_path / "gpt2", adapter))

@@ -35,7 +35,7 @@ _AS_TOOLS = {
     "qlora guide": "qlora://guide/{topic}",
 }
 # Options of commands that tools have as arguments.
-_OPTION = re.compile(r"--(gpu|model|data|goal|output|memory-limit-gib)(?: ([\w./\"-]+\b\"?))?")
+_OPTION = re.compile(r"--(gpu|model|data|goal|output|base-name|memory-limit-gib)(?: ([\w./\"-]+\b\"?))?")
 _COMMAND = re.compile("|".join(sorted(map(re.escape, _AS_TOOLS), key=len, reverse=True)))
 
 

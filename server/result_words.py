@@ -29,7 +29,7 @@ def brief_result(kind: str, result: Document) -> dict[str, Any]:
 def result_lines(kind: str, result: Document) -> list[str]:
     """What the summary of a job does not say, most important first."""
     lines = {"evaluate": _of_evaluation, "merge": _of_merge, "export": _of_export}.get(kind)
-    return [line[:_LONGEST] for line in lines(result)] if lines is not None else []
+    return [line[:_LONGEST] for line in lines(result)] if lines is not None and result else []
 
 
 def _brief_evaluation(result: Document) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _of_evaluation(result: Document) -> list[str]:
     lines = [f"{one.get('side')}: {one.get('message')}" for one in reasons[:_MOST_REASONS]]
     measures = [_part(result, "loss").get("loss"), *_list(result.get("metrics"))]
     lines += [words for one in measures[: _MOST_METRICS + 1] if (words := _measure_words(one))]
-    return [*lines, *([f"Page: {result['page']}"] if result.get("page") else [])]
+    return [*lines, f"Page: {result.get('page')}"]
 
 
 def _measure_words(measure: object) -> str:

@@ -16,6 +16,38 @@ import pytest
 
 from .families import make_model
 
+# Files are dealt to processes in this order: one that takes a minute must not begin when the others are done.
+_LONGEST_FIRST = (
+    "test_server_tools",
+    "test_process",
+    "test_resuming",
+    "test_generation",
+    "test_engine_runs",
+    "test_merging_arithmetic",
+    "test_offline_evaluation",
+    "test_jobs_processes",
+    "test_generation_warm",
+    "test_engine_families",
+    "test_evaluation",
+    "test_instruments",
+    "test_instruments_quantisation",
+    "test_jobs_of_work",
+    "test_conformance",
+    "test_server_safety",
+    "test_job_terminal",
+    "test_memory_recovery",
+    "test_cli",
+    "test_probe",
+    "test_export_gguf",
+    "test_imports_are_light",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest; the order within a file, and of all others, stays."""
+    place = {f"{name}.py": number for number, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def workspace_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -106,7 +106,7 @@ def test_training_generating_and_merging_by_command(
     assert trained["steps"] == 3
     assert json.loads((Path(trained["output_directory"]) / "result.json").read_text()) == trained
     assert run(["generate", trained["output_directory"], "-p", "say number 1", "--max-new-tokens", "4", "--json"]) == 0
-    assert document(capsys)["answers"][0].keys() == {"prompt", "base", "adapter"}
+    assert document(capsys)["answers"][0].keys() == {"prompt", "base", "adapter", "adapters"}
     merged = str(tmp_path / "merged")
     assert run(["merge", trained["output_directory"], "-o", merged, "--dtype", "float32", "--json"]) == 0
     assert document(capsys)["parity"]["passed"] is True

@@ -112,6 +112,7 @@ def test_the_inspector_calls_a_tool(inspect: Any) -> None:
     assert answer["structuredContent"]["total"] == 0
 
 
+@pytest.mark.slow
 def test_the_inspector_lists_resources_and_reads_one(inspect: Any) -> None:
     listed = {resource["uri"] for resource in inspect("resources/list")["resources"]}
     assert "qlora://guide/memory" in listed
@@ -120,6 +121,7 @@ def test_the_inspector_lists_resources_and_reads_one(inspect: Any) -> None:
     assert content["text"].startswith("# Memory")
 
 
+@pytest.mark.slow
 def test_the_inspector_lists_prompts_and_gets_one(inspect: Any) -> None:
     (prompt,) = (item for item in inspect("prompts/list")["prompts"] if item["name"] == "debug_this_error")
     assert [argument["name"] for argument in prompt["arguments"] if argument["required"]] == ["error"]

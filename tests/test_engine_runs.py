@@ -161,7 +161,10 @@ def test_pissa_on_a_16_bit_base_saves_a_plain_adapter_that_answers_as_trained(
 
 @pytest.mark.parametrize(
     "optimizer",
-    get_args(Optimizer),
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if number >= 3 else [])
+        for number, name in enumerate(get_args(Optimizer))
+    ],
 )
 def test_every_optimiser_moves_the_adapter(optimizer: str, llama: Path, chat_rows: Path, config_for: Raw) -> None:
     result = train(config_for(llama, chat_rows, training={"optimizer": optimizer, "warmup_fraction": 0.0}))

@@ -14,6 +14,7 @@ from qlora_tools.data.order import split_for_evaluation
 from qlora_tools.errors import DataError, ModelError, QloraError, UsageError, WorkStopped
 from qlora_tools.evaluation import evaluate
 from qlora_tools.events import RunEvent
+from qlora_tools.jobs.works import checked_work
 from qlora_tools.results import EvaluationResult
 
 from .conftest import write_rows
@@ -107,15 +108,15 @@ def test_what_is_written_is_what_is_returned_and_the_page_says_it(evaluated: Eva
 def test_a_stopped_evaluation_goes_on_from_what_it_wrote_with_the_same_figures(
     trained: Path, evaluated: EvaluationResult, tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    told: list[tuple[str, float | None]] = []
     output = tmp_path / "stopped"
     with pytest.raises(WorkStopped, match=r"24 of 24 answers of the base"):
         evaluate(
             trained,
             output=output,
             instruments=(),
-            on_event=lambda event: told.append(event.message),
-            stop=lambda: "answers of the base" in told,
+            on_event=lambda event: told.append((event.message, event.values.get("done"))),
+            stop=lambda: ("answers of the base", 24) in told,
         )
     assert not (output / "results.json").exists()
     lines = (output / "losses.jsonl").read_text().splitlines()
@@ -127,6 +128,55 @@ def test_a_stopped_evaluation_goes_on_from_what_it_wrote_with_the_same_figures(
     assert (output / "answers.jsonl").read_text().startswith(first)
     assert "answers of the base" not in [event.message for event in counted]
     assert [dict(event.values) for event in counted if event.message == "losses"] == [{"done": 24, "total": 24}]
+
+
+def test_a_stop_is_heard_while_answers_are_written(trained: Path, tmp_path: Path) -> None:
+    told: list[RunEvent] = []
+    with pytest.raises(WorkStopped, match="among its answers"):
+        evaluate(
+            trained,
+            output=tmp_path / "stopped",
+            instruments=(),
+            on_event=told.append,
+            stop=lambda: told[-1].message == "answers of the adapter",
+        )
+    assert [event.values["done"] for event in told if event.message == "answers of the base"] == list(range(1, 25))
+    sides = [json.loads(line)["side"] for line in (tmp_path / "stopped" / "answers.jsonl").read_text().splitlines()]
+    assert sides == ["base"] * 24
+
+
+def test_a_broken_adapter_is_told_in_page_document_and_job(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*", "checkpoints"))
+    weights = copy / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    next(value for name, value in tensors.items() if "lora_B" in name).fill_(torch.nan)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert run(["evaluate", str(copy), "--instrument", "adapter_effect", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"]["reasons"][0]["message"].startswith("The adapter is broken")
+    assert told["loss"]["adapter_perplexity"]["value"] == "NaN"
+    again = EvaluationResult.model_validate_json((copy / "evaluation" / "results.json").read_text())
+    assert again.as_document() == told
+    assert "no number" in (copy / "evaluation" / "report.html").read_text()
+
+
+def test_a_job_is_not_made_of_what_an_evaluation_refuses(trained: Path, tmp_path: Path) -> None:
+    foreign, _ = _adapter_from_elsewhere(trained, tmp_path)
+    for adapter, given in (
+        (foreign, {}),
+        (trained, {"metrics": ["regex:("]}),
+        (trained, {"metrics": ["beauty"]}),
+        (trained, {"data": str(tmp_path / "no.jsonl")}),
+    ):
+        with pytest.raises((UsageError, DataError)):
+            checked_work("evaluate", {"adapter": str(adapter), "output": str(tmp_path / "out"), **given}).check()
+    checked_work("evaluate", {"adapter": str(trained), "output": str(tmp_path / "out")}).check()
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_of_training_are_found_and_nothing_is_concluded_from_them(trained: Path, tmp_path: Path) -> None:

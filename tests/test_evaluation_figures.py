@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qlora_tools.errors import MissingLibraryError, UsageError
+from qlora_tools.evaluation import text_metrics
 from qlora_tools.evaluation.harness import check_tasks
 from qlora_tools.evaluation.json_metrics import field_scores
 from qlora_tools.evaluation.metrics import METRICS, Metric, choose_metrics, load_function, suited_to
@@ -170,6 +171,13 @@ def test_an_unknown_metric_a_bad_pattern_and_metrics_without_references_are_refu
         choose_metrics(["exact_match"], [])
 
 
+def test_a_pattern_that_would_be_tried_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_metrics, "_PATTERN_SECONDS", 0.05)
+    metric = choose_metrics(["regex:(a|aa)+$"], ["b"]).metrics[0]
+    with pytest.raises(UsageError, match="cannot be looked for in the answer 'aaaa"):
+        metric.of(["a" * 60 + "!"], ["b"], ["b"])
+
+
 def test_a_function_of_ones_own_decides_and_is_tried_before_anything_is_done(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("def share(answer, reference):\n    return len(answer) / len(reference)\nbad = lambda a, r: 'x'\n")
@@ -235,7 +243,8 @@ def effect(verdict: Any) -> AdapterEffect:
 def forgetting(verdict: Any) -> Forgetting:
     nothing = Interval(low=0, high=0)
     return Forgetting(
-        verdict=verdict, reasons=["It lost 9 of 20."], items=[], counted=20, kept=11, lost=9, gained=0, lost_share=0.45,
+        verdict=verdict, reasons=["It lost 9 of 20.", "Its texts are fine."],
+        items=[], counted=20, kept=11, lost=9, gained=0, lost_share=0.45,
         lost_share_interval=nothing, texts=[], base_perplexity=10, adapter_perplexity=20, loss_difference=0.7,
         loss_difference_interval=nothing,
     )  # fmt: skip
@@ -284,6 +293,11 @@ def test_the_verdict_follows_from_what_was_measured(given: dict[str, Any], decis
     assert verdict.decision == decision
     assert verdict.reasons[0].check == check
     assert verdict.summary.startswith(verdict.reasons[0].message)
+
+
+def test_the_verdict_tells_every_reason_of_forgetting() -> None:
+    evidence = Evidence(loss=LOWER_LOSS, metrics=[GAIN], leakage=NO_LEAK, forgetting=forgetting("forgot"))
+    assert decide(evidence).summary.endswith("It lost 9 of 20. Its texts are fine.")
 
 
 def test_the_verdict_goes_by_the_rows_that_were_not_trained_on() -> None:

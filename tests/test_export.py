@@ -132,7 +132,7 @@ def with_another_base(place: Path) -> None:
     [
         (without_tensors, "cannot be read"),
         (without_adapter, "has not ended with an adapter"),
-        (with_another_base, "does not exist"),
+        (with_another_base, "is not there"),
     ],
 )
 def test_a_broken_adapter_is_refused_before_anything_is_written(
@@ -183,6 +183,7 @@ def test_wrong_arguments_are_refused_in_words(run: Path, tiny_model: Models, tmp
         "Nothing is exported to 'onnx'": (run, {"to": "onnx"}),
         "The dtype 'q8_0' is none of": (run, {"to": "adapter", "dtype": "q8_0"}),
         "exists": (run, {"to": "adapter", "output": tmp_path / "there"}),
+        "is too long": (run, {"to": "adapter", "output": tmp_path / ("x" * 250)}),
         "has letters that": (run, {"to": "adapter", "name": "a name/with"}),
         "is a whole model": (tiny_model("qwen2"), {"to": "vllm"}),
         "does not exist": (tmp_path / "gone", {"to": "gguf"}),
@@ -317,6 +318,18 @@ def test_a_model_directory_becomes_gguf_with_a_card(tiny_model: Models, tmp_path
     assert str(tmp_path) not in json.dumps(told)
     assert "llama-server -m tiny-q8_0.gguf" in (tmp_path / "out" / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("trained", "written"), [(96, 2048), (3000, 3000), (9000, 4096), (None, 4096)])
+def test_the_context_in_a_modelfile_has_room_for_more_than_short_rows(
+    trained: int | None, written: int, tiny_model: Models, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model("qwen2"), tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    (model / "training_record.json").write_text(json.dumps({"max_length_tokens": trained}))
+    export(model, to="ollama", output=tmp_path / "out")
+    assert f"PARAMETER num_ctx {written}\n" in (tmp_path / "out" / "Modelfile").read_text()
 
 
 @pytest.mark.slow

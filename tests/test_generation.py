@@ -388,9 +388,9 @@ def test_a_merged_model_that_answers_otherwise_is_not_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qlora_tools import merge
-    from qlora_tools.merging import parity
+    from qlora_tools.merging import agreement
 
-    monkeypatch.setattr(parity, "_MOST_KL", -1.0)
+    monkeypatch.setattr(agreement, "_MOST_KL", -1.0)
     with pytest.raises(CheckFailed, match="nothing was written"):
         merge(trained, tmp_path / "merged", prompts=["say two"])
     assert list(tmp_path.iterdir()) == []

@@ -132,7 +132,7 @@ def test_a_caller_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("reason", ["idle", "job"])
+@pytest.mark.parametrize("reason", ["idle", pytest.param("job", marks=pytest.mark.slow)])
 def test_a_process_ends_without_work_and_when_a_job_comes(reason: str, tmp_path: Path) -> None:
     worker = WarmWorker(tmp_path, WarmLimits(idle_seconds=0.1 if reason == "idle" else 600))
     with pytest.raises(ModelError):

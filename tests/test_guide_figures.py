@@ -18,7 +18,7 @@ from qlora_tools import estimate_memory
 from qlora_tools.config.library_arguments import resolve_compute_dtype
 from qlora_tools.guide import read_topic
 from qlora_tools.memory.weights import optimizer_state
-from qlora_tools.merging import parity
+from qlora_tools.merging import agreement, parity
 from qlora_tools.merging.prompts import PARITY_PROMPTS
 from qlora_tools.models.gpus import find_gpu, load_gpus
 from qlora_tools.planning import goals
@@ -374,13 +374,13 @@ def test_what_the_merging_guide_says_is_what_merging_does() -> None:
         assert found is not None
         assert (host, disk) == (f"{found.memory_bytes / 1e9:.1f} GB", f"{found.disk_bytes / 1e9:.1f} GB")
     least, most = (
-        f"at least {100 * parity._LEAST_AGREEMENT:.0f} %",
-        f"at most {parity._MOST_KL:.0e}".replace("e-03", "e-3"),
+        f"at least {100 * agreement._LEAST_AGREEMENT:.0f} %",
+        f"at most {agreement._MOST_KL:.0e}".replace("e-03", "e-3"),
     )
     in_example("merging", f"answer {len(PARITY_PROMPTS)} prompts greedily")
     whole, mapped = (parity._ANSWER_TOKENS[method] for method in ("in memory", "out of its files"))
     in_example("merging", f"{mapped} tokens an answer instead of {whole}")
-    in_example("merging", f"(within {parity._NEAR_TIE} nats)")
+    in_example("merging", f"(within {agreement._NEAR_TIE} nats)")
     in_example("merging", least)
     in_example("merging", most)
 
@@ -393,7 +393,10 @@ def test_what_is_called_measured_stands_in_a_committed_result() -> None:
     in_example("evaluation", f"{cpu['held_out_rows']} held-out requests")
     in_example("evaluation", gain)
     proofs = [found["parity"] for found in (cpu, gpu)]
-    same = [f"{proof['same_answers']} of {proof['prompts']} answers the same, mean KL {proof['mean_kl']:.1e}" for proof in proofs]
+    same = [
+        f"{proof['same_answers']} of {proof['prompts']} answers the same, mean KL {proof['mean_kl']:.1e}"
+        for proof in proofs
+    ]
     in_example("merging", f"{same[0]} on a CPU, {same[1]} on an H100")
     on, off = (row["tokens_per_second_median"] for row in result_file("gpu_stock.json")["llama_1b_shape"])
     in_example("qlora", f"{on:,} tokens a second with checkpointing, {off:,} without")
@@ -421,3 +424,10 @@ def test_the_licences_are_counted_as_in_the_catalogue() -> None:
     }
     assert {name: int(count) for name, count in told.items()} == counted
     in_example("licences", f"catalogue model ({len(entries)} entries)")
+
+
+def test_what_readme_says_of_a_merge_was_measured() -> None:
+    rows = result_file("merge_memory.json")["rows"]
+    most = max(row["peak_above_imports_mib"] for row in rows)
+    assert f"at most {most} MiB over its imports" in one_line((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {row["model"] for row in rows} == {"llama-3.1-8b-instruct", "llama-3.1-70b-instruct"}

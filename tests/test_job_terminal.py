@@ -85,9 +85,9 @@ def on_a_terminal(*arguments: str) -> Iterator[Command]:
     [
         ((signal.SIGTERM,), 130, "stopped"),
         ((CTRL_C, CTRL_D), 0, "running"),
-        ((CTRL_C, b"\n"), 0, "running"),
+        pytest.param((CTRL_C, b"\n"), 0, "running", marks=pytest.mark.slow),
         ((CTRL_C, CTRL_C), 130, "stopped"),
-        ((CTRL_C, signal.SIGTERM), 130, "stopped"),
+        pytest.param((CTRL_C, signal.SIGTERM), 130, "stopped", marks=pytest.mark.slow),
         ((CTRL_C, b"x\n", b"c\n", CTRL_C, b"s\n"), 130, "stopped"),
     ],
     ids=["term", "eof", "enter", "twice", "asked-term", "continued"],

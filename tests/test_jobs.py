@@ -320,6 +320,9 @@ def test_ids_may_be_shortened_and_unknown_ones_name_the_nearest(still: Jobs) -> 
     still.start()
     with pytest.raises(UsageError, match="begins 2 ids"):
         get_job("job-")
+    named = still.start(name="night-run").id
+    with pytest.raises(UsageError, match=f"'nightrun'. Did you mean {named}\\?"):
+        get_job("nightrun")
 
 
 def test_lost_tickets_are_made_again_and_needless_ones_go(still: Jobs) -> None:

@@ -62,12 +62,13 @@ def test_work_runs_to_its_end_and_is_told_of_as_what_it_is(exports: Jobs) -> Non
     assert (listed.kind, listed.summary, listed.result) == ("export", job.summary, None)
     with pytest.raises(UsageError, match="is no training, so there is no course"):
         read_job_run(job)
-    with pytest.raises(UsageError, match="has succeeded"):
+    with pytest.raises(UsageError, match="has succeeded") as caught:
         resume_job(job.id)
+    assert caught.value.next_step == "Start a new job with `qlora export`."
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("way", ["stop", "kill"])
+@pytest.mark.parametrize("way", ["stop", pytest.param("kill", marks=pytest.mark.slow)])
 def test_work_that_is_stopped_or_killed_goes_on_from_what_it_has_written(exports: Jobs, way: str) -> None:
     job = exports.reach(start(exports, count=LONG).id, "running")
     until(lambda: (exports.directory / "exported" / "2").exists())
@@ -101,6 +102,7 @@ def test_work_that_does_not_listen_is_ended_at_once_and_an_error_of_the_user_is_
     report, config = diagnose_job(wrong.id, workspace=exports.directory)
     assert config is None
     assert report.findings[0].next_step == "Mend it."
+    assert run(["doctor", wrong.id, "--apply", str(exports.directory / "new.yaml")]) == 2
 
 
 @pytest.mark.process
@@ -168,6 +170,9 @@ def test_wrong_work_is_refused_before_a_job_is_made(
         ("merge", {"adapter": "a", "output": "b", "stop": 1}, "does not take stop"),
         ("merge", {"adapter": {1, 2}, "output": "b"}, "are no plain data: set cannot be stored"),
         ("merge", {"adapter": "nowhere", "output": "b"}, "There is no adapter directory"),
+        ("merge", {"adapter": ["a", "b"], "output": "b"}, r"The adapter of the merge is \['a', 'b'\]"),
+        ("merge", {"adapter": {}, "output": "b"}, "The adapter of the merge is {}"),
+        ("evaluate", {"adapter": {"a": 1}}, "The adapter of the evaluation is {'a': 1}"),
         ("evaluate", {"adapter": "there"}, "holds no adapter"),
         ("export", {"source": "there", "to": "floppy", "output": "b"}, "Nothing is exported to 'floppy'"),
     ]
@@ -239,7 +244,7 @@ RESULTS: list[tuple[str, Mapping[str, Any], str]] = [
      "2.00 GB in bfloat16, base trained, parity passed: top-1 agreement 99.90 %, mean KL 1.0e-05 nats, on 64 prompts"),
     ("merge", {"parity": None}, "not compared with base plus adapter"),
     ("evaluate", {"verdict": {"decision": "ship", "summary": "It is better."}, "rows": {"used": 20}},
-     "ship: It is better., 20 rows"),
+     "ship: It is better, 20 rows"),
     ("evaluate", {"verdict": 5, "rows": [1], "seconds": "soon"}, ""),
     ("export", {"to": "gguf", "files": ["a", "b"], "size_bytes": 1e9, "seconds": 3}, "gguf: 2 files of 1.00 GB"),
     ("export", {"files": 5, "parity": "x"}, "None: "),

@@ -75,12 +75,13 @@ def test_every_family_is_merged_to_the_last_bit_as_peft_does(family: str, tiny_m
     "settings",
     [
         {"use_dora": True},
+        {"use_dora": True, "target_modules": ["q_proj", "embed_tokens"]},
         {"use_rslora": True, "rank_pattern": {"layers.1.self_attn.q_proj": 8}, "alpha_pattern": {"v_proj": 3}},
         {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
         {"modules_to_save": ["lm_head", "embed_tokens"]},
         {"trainable_token_indices": {"embed_tokens": [3, 5]}},
     ],
-    ids=["dora", "rslora", "embedding-and-head", "modules-to-save", "tokens"],
+    ids=["dora", "dora-of-embedding", "rslora", "embedding-and-head", "modules-to-save", "tokens"],
 )
 def test_every_kind_of_adapter_is_merged_to_the_last_bit_as_peft_does(
     settings: Any, tiny_model: Models, tmp_path: Path
@@ -104,6 +105,24 @@ def test_a_vocabulary_that_grew_is_merged_with_its_rows(tiny_model: Models, tmp_
     assert ours["model.embed_tokens.weight"].shape[0] == ours["lm_head.weight"].shape[0] == rows
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == rows
     require_equal(ours, merged_by_peft(model, adapter, resize=rows))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_modules": ["q_proj"], "trainable_token_indices": [513, 519]}], ids=["rows", "tokens"]
+)
+def test_a_vocabulary_that_grew_is_compared_too(
+    settings: Any, mapped: bool, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qlora_tools import merge
+
+    if mapped:
+        out_of_its_files(monkeypatch)
+    adapter = save_adapter(tiny_model("qwen2"), tmp_path / "adapter", resize=520, **settings)
+    result = merge(adapter, tmp_path / "merged", base="original", dtype="float32", prompts=["say two"])
+    assert result.parity is not None
+    assert result.parity.mean_kl < 1e-7
+    assert not result.untied
 
 
 def test_several_adapters_are_added_each_with_its_weight(tiny_model: Models, tmp_path: Path) -> None:
@@ -190,8 +209,13 @@ def out_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gemma2", "nf4", {}),
         ("llama", "original", {"use_dora": True}),
         ("qwen2", "original", {"target_modules": ["q_proj", "embed_tokens"]}),
-        ("llama", "fp4", {"trainable_token_indices": {"embed_tokens": [3, 5]}}),
-        ("mistral", "original", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+        pytest.param("llama", "fp4", {"trainable_token_indices": {"embed_tokens": [3, 5]}}, marks=pytest.mark.slow),
+        pytest.param(
+            "mistral",
+            "original",
+            {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_compared_out_of_their_files(
@@ -250,3 +274,53 @@ def test_weights_of_transposed_layers_are_merged(tmp_path: Path, tiny_model: Mod
         )
         ours = merged_by_us(adapter, tmp_path / f"merged-{number}")
         require_equal(ours, merged_by_peft(tmp_path / "gpt2", adapter))
+    # One config tells of a transposed layer and of the head, which is not.
+    adapter = save_adapter(
+        tmp_path / "gpt2", tmp_path / "head", target_modules=["c_attn", "lm_head"], fan_in_fan_out=True
+    )
+    ours, theirs = merged_by_us(adapter, tmp_path / "with-head"), merged_by_peft(tmp_path / "gpt2", adapter)
+    # PEFT's own merge writes a tied head into the embedding as well.
+    require_equal(ours, {**theirs, "transformer.wte.weight": ours["transformer.wte.weight"]})
+
+
+def test_a_tied_head_takes_the_adapter_of_its_embedding_where_peft_ties_them(
+    tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qlora_tools import merge
+    from qlora_tools.errors import ModelError
+
+    out_of_its_files(monkeypatch)
+    wanted = {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "ensure_weight_tying": True}
+    adapter = save_adapter(tiny_model("qwen2"), tmp_path / "adapter", **wanted)
+    result = merge(adapter, tmp_path / "merged", base="original", dtype="float32", prompts=["say two"])
+    assert result.parity is not None
+    assert not result.untied
+    decomposed = save_adapter(tiny_model("qwen2"), tmp_path / "dora", use_dora=True, **wanted)
+    with pytest.raises(ModelError, match="a DoRA on a head that is tied"):
+        merge(decomposed, tmp_path / "other", base="original")
+
+
+def test_the_language_model_in_one_that_reads_images_is_merged(tiny_model: Models, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    from qlora_tools import merge
+
+    base = tmp_path / "base"
+    text = json.loads((tiny_model("gemma3") / "config.json").read_text())
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = Gemma3Config(text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    shutil.copytree(tiny_model("gemma3"), base, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    Gemma3ForConditionalGeneration(config).save_pretrained(base)
+    (base / "processor_config.json").write_text("{}")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=r".*language_model.*\.q_proj")
+    result = merge(adapter, tmp_path / "merged", base="original", dtype="float32", prompts=["say two"])
+    assert result.parity is not None
+    assert (tmp_path / "merged" / "processor_config.json").is_file()
+    ours = merged_by_us(adapter, tmp_path / "again")
+    theirs = {
+        name.replace("model.language_model.", ""): tensor for name, tensor in merged_by_peft(base, adapter).items()
+    }
+    name = "layers.1.self_attn.q_proj.weight"
+    assert bool((ours[f"language_model.model.{name}"] == theirs[name]).all())

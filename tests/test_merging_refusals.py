@@ -131,6 +131,52 @@ def test_adapters_that_cannot_be_mixed_are_refused(adapter: Path, tiny_model: Mo
         check_merge({}, tmp_path / "merged")
 
 
+def test_an_adapter_whose_names_peft_would_leave_out_is_refused(copy: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "adapter_model.safetensors")
+    for change in (lambda name: name.replace("lora_A.", "lora_A.default."), lambda name: name[len("base_model.") :]):
+        save_file({change(name): tensor for name, tensor in weights.items()}, copy / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match="a name that PEFT does not read"):
+            check_merge(copy, tmp_path / "merged")
+
+
+def test_what_the_model_does_not_have_is_not_written_beside_it(copy: Path, tiny_model: Models, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from qlora_tools import merge
+
+    weights = load_file(copy / "adapter_model.safetensors")
+    weights["base_model.model.score.weight"] = next(iter(weights.values())).clone()
+    save_file(weights, copy / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"no score\.weight, which the adapter changes"):
+        merge(copy, tmp_path / "merged", base="original")
+    half = save_adapter(tiny_model("llama"), tmp_path / "half", resize=520, target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(ModelError, match="embedding has 520 rows, and the head 512"):
+        merge(half, tmp_path / "merged", base="original")
+
+
+def test_a_base_that_is_not_where_it_was_is_told_with_the_way_out(
+    copy: Path, tmp_path: Path, tiny_model: Models
+) -> None:
+    for name in ("/nowhere/base", None):
+        with pytest.raises(ModelError, match="base of the adapter is not there") as caught:
+            check_merge(settings_of(copy, base_model_name_or_path=name), tmp_path / "merged")
+        assert "base_model_name_or_path" in str(caught.value.next_step)
+        check_merge(copy, tmp_path / "merged", base_model=str(tiny_model("llama")))
+
+
+def test_a_merge_that_was_not_compared_is_not_given_for_one_that_was(adapter: Path, tmp_path: Path) -> None:
+    from qlora_tools import merge
+
+    first = merge(adapter, tmp_path / "merged", base="original", check=False)
+    assert merge(adapter, tmp_path / "merged", base="original", check=False) == first
+    with pytest.raises(UsageError, match="exists"):
+        merge(adapter, tmp_path / "merged", base="original")
+    with pytest.raises(UsageError, match=r"The weight of .* is nan"):
+        merge({str(adapter): float("nan")}, tmp_path / "other")
+
+
 def test_too_little_disk_is_said_before_anything_is_written(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

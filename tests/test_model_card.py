@@ -14,6 +14,7 @@ import yaml
 
 from qlora_tools.adapters.record import AdapterRecord
 from qlora_tools.config.schema import QuantizationConfig
+from qlora_tools.exporting import merge_with_card, push
 from qlora_tools.exporting.base_name import PublishedBase
 from qlora_tools.exporting.card import CardSubject, card_text
 from qlora_tools.exporting.card_licence import base_licence
@@ -191,6 +192,26 @@ def test_a_merged_model_gets_its_card_from_the_record_of_its_merge_and_keeps_the
     assert "| hardware | `NVIDIA H100` |" in first
     write_merged_card(place)
     assert "| hardware | `NVIDIA H100` |" in (place / "README.md").read_text()
+
+
+def test_merging_writes_a_card_and_a_card_that_somebody_wrote_in_stays(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "merged"
+    for _ in range(2):
+        assert merge_with_card(run, target, check=False).parity is None
+        card = target / "README.md"
+        assert "The merge was not compared with base plus adapter." in card.read_text()
+        assert "| hardware | `NVIDIA H100` |" in card.read_text()
+        card.write_text(card.read_text() + "\nIntended for tickets.\n")
+    assert card.read_text().count("Intended for tickets.") == 2
+    assert push(target, "me/tickets").notes[-1].startswith("merge.json names a directory")
+    two = merge_with_card({str(run): 0.5, str(copied(run, tmp_path / "other")): 0.25}, tmp_path / "both", check=False)
+    card = tmp_path / "both" / "README.md"
+    assert len(two.adapters) == 2 and "merged: 2, with the weights 0.5, 0.25" in card.read_text()
+    assert "NVIDIA H100" not in card.read_text()
+
+
+def copied(run: Path, target: Path) -> Path:
+    return Path(shutil.copytree(run, target))
 
 
 def test_a_base_without_a_public_name_is_not_given_one(tiny_model: Models, tmp_path: Path) -> None:

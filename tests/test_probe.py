@@ -25,7 +25,7 @@ TINY = {
 STEP = {"max_length_tokens": 32, "micro_batch_size": 2, "gradient_accumulation_steps": 1}
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8", "none"])
+@pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow), "none"])
 def test_a_probe_trains_two_steps_on_random_weights_and_measures(kind: str) -> None:
     from qlora_tools.engine.probe import probe
 

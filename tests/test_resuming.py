@@ -67,7 +67,7 @@ def llama(tiny_model: Models) -> Path:
 
 
 # The others differ from one of these in a library's constant.
-_DISTINCT = ("paged_adamw_8bit", "adamw_torch", "adafactor", "sgd")
+_DISTINCT = ("paged_adamw_8bit", "adamw_torch", "adafactor")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_resumed_run_has_the_losses_and_the_adapter_of_an_uninterrupted_one(
 @pytest.mark.parametrize(
     ("layout", "schedule"),
     [
-        pytest.param(*case, marks=[pytest.mark.slow] if number >= 3 else [])
+        pytest.param(*case, marks=[pytest.mark.slow] if number >= 2 else [])
         for number, case in enumerate(zip(("off", "bins", "padding_free") * 2, get_args(Schedule), strict=True))
     ],
 )
@@ -151,7 +151,7 @@ def test_a_stop_during_an_evaluation_makes_that_evaluation_again(llama: Path, ch
     "parts",
     [
         {"lora": {"use_dora": True}},
-        {"lora": {"initialization": "pissa"}, "quantization": {"kind": "none"}},
+        pytest.param({"lora": {"initialization": "pissa"}, "quantization": {"kind": "none"}}, marks=pytest.mark.slow),
         pytest.param({"lora": {"initialization": "loftq"}}, marks=pytest.mark.slow),
         pytest.param({"lora": {"modules_to_save": ["lm_head"], "target_modules": "attention"}}, marks=pytest.mark.slow),
         pytest.param({"quantization": {"kind": "int8"}}, marks=pytest.mark.slow),

@@ -1,14 +1,17 @@
 """Work in child processes: once for equal calls, never for ever, and nothing left behind."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from qlora_tools.server import work
+from qlora_tools.server.result_words import result_lines
 from qlora_tools.server.work import Work, WorkRoom
 
 from qlora_tools.errors import MachineError, QloraError
+from qlora_tools.worker.warm import WarmWorker
 
 from .job_workspace import until
 
@@ -42,6 +45,22 @@ def test_equal_calls_at_once_are_one_process(monkeypatch: pytest.MonkeyPatch) ->
     found = asked(WorkRoom(), "largest", 4, gpu="no such card", memory_limit_gib=None, settings={})
     assert len(begun) == 1
     assert all("no such card" in str(error) for error in found)
+
+
+def test_an_answer_that_ends_in_a_bug_is_told_with_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **more: object) -> None:
+        raise RuntimeError("the sky fell")
+
+    traces: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", traces.append)
+    monkeypatch.setattr(WarmWorker, "ask", fail)
+    (error,) = asked(WorkRoom(), "generate", 1, adapter="out", prompts=["hello"])
+    assert isinstance(error, MachineError) and "RuntimeError: the sky fell" in error.message
+    assert len(traces) == 1
+
+
+def test_nothing_is_told_of_results_that_are_not_there() -> None:
+    assert [result_lines(kind, {}) for kind in ("evaluate", "merge", "export", "train")] == [[]] * 4
 
 
 def test_more_work_than_there_is_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ from qlora_tools.adapters.record import read_adapter_record, write_record
 from qlora_tools.cli.main import run as qlora
 from qlora_tools.config.schema import QuantizationConfig
 from qlora_tools.errors import MissingLibraryError, ModelError, UsageError
+from qlora_tools.exporting.source import AdapterSource, find_source
 from qlora_tools.serving import plan_serving, serve
+from qlora_tools.serving.linked_model import make_linked_directory
 
 from .small_adapters import small_adapter
 
@@ -123,7 +125,7 @@ def test_arguments_that_make_no_sense_are_refused(run: Path, tmp_path: Path) -> 
         plan_serving(run, server="ollama")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="not in 1 to 65535"):
         plan_serving(run, port=70_000)
-    for word in ("--trust-remote-code", "--host=0.0.0.0", "--port"):
+    for word in ("--trust-remote-code", "--trust_remote", "--host=0.0.0.0", "--port", "--config=a.yaml"):
         with pytest.raises(UsageError, match="not handed on"):
             plan_serving(run, extra=[word])
     with pytest.raises(ModelError, match="does not exist"):
@@ -164,6 +166,20 @@ def test_vllm_gets_base_adapter_template_and_rank_and_needs_a_gpu(
     assert (plan.model, plan.base) == ("tickets", "16-bit")
     assert "GPU" in failed(plan) and any("16 bits" in note for note in plan.notes)
     assert plan_serving(run, port=port).server == "transformers"  # without a GPU that is what works
+
+
+def test_vllm_is_told_where_trained_answers_end_if_the_base_does_not_stop_there(
+    tiny_model: Models, vllm: Path, tmp_path: Path, port: int
+) -> None:
+    place = small_adapter(tiny_model("qwen2"), tmp_path / "run")
+    record = read_adapter_record(place / "adapter")
+    write_record(place / "adapter", record.model_copy(update={"stop_token_ids": (2,)}))
+    command = plan_serving(place, server="vllm", port=port).command
+    told = Path(command[command.index("--generation-config") + 1])
+    found = find_source(place)
+    assert isinstance(found, AdapterSource) and found.base is not None
+    assert make_linked_directory(found, found.base) == told
+    assert json.loads((told / "generation_config.json").read_text())["eos_token_id"] == [*record.stop_token_ids, 2]
 
 
 def test_a_dry_run_of_the_command_shows_the_plan_and_starts_nothing(

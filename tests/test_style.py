@@ -34,6 +34,7 @@ HEAVY_MODULES = (
     "generation/decoding.py",
     "generation/drawing.py",
     "generation/session.py",
+    "merging/agreement.py",
     "merging/arithmetic.py",
     "merging/dequantized.py",
     "merging/mapped_model.py",
@@ -50,7 +51,10 @@ MAX_PUBLIC_PARAMETERS = 12
 # A tool's parameters are its arguments, which agents see as a schema, and the context of the call.
 MAX_TOOL_PARAMETERS = 10
 # Public functions whose keywords are their documentation; one call of each stands in the README.
-MANY_PARAMETERS = {"evaluate", "export", "generate", "generate_file", "merge", "create_config", "train", "write_report"}
+MANY_PARAMETERS = {
+    *("check_evaluation", "evaluate", "export", "generate", "generate_file", "merge"),
+    *("create_config", "train", "write_report"),
+}
 
 # A package may import only from lower ranks, besides itself. `server` and `cli` stand at the top: nobody imports them.
 RANKS = {

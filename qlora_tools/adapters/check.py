@@ -64,7 +64,8 @@ def stored_name(wanted: str, names: Iterable[str]) -> str | None:
 
 def _inside(name: str) -> str:
     inner = _INNER.match(name)
-    return name[inner.end() :] if inner else name
+    # The head of GPT-NeoX has its old name in files.
+    return (name[inner.end() :] if inner else name).replace("embed_out.", "lm_head.")
 
 
 def _fits(pair: LowRank, weight: StoredTensor | None, facts: AdapterFacts) -> bool:

@@ -18,6 +18,7 @@ _KIND = re.compile(
     r"|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?|token_adapter\.(?P<tokens>trainable_tokens_delta))"
 )
 # Names of PEFT's wrappers around a module that was trained in full, or that has an adapter beside it.
+_OF_LORA = re.compile(r"\.(lora_|token_adapter)")
 _OF_WRAPPERS = re.compile(r"\.(modules_to_save|(token_adapter\.)?base_layer)\.")
 
 
@@ -103,7 +104,8 @@ def read_lora(directory: Path) -> AdapterFacts:
             continue  # The base's own, saved along with what replaced it.
         plain = _OF_WRAPPERS.sub(".", name.removeprefix(_PREFIX))
         found = _KIND.fullmatch(plain)
-        _require_known(directory, name, of_lora=found is not None)
+        if not name.startswith(_PREFIX) or (found is None and _OF_LORA.search(plain)):
+            raise _unread(directory, name)
         if found is None:
             replaced[plain] = tensor
         else:
@@ -115,14 +117,13 @@ def read_lora(directory: Path) -> AdapterFacts:
     return AdapterFacts(directory, settings, pairs, replaced, tokens)
 
 
-def _require_known(directory: Path, name: str, *, of_lora: bool) -> None:
-    """PEFT leaves out what it does not know without a word: such an adapter has no effect."""
-    if not name.startswith(_PREFIX) or (not of_lora and re.search(r"\.(lora_|token_adapter)", name)):
-        raise ModelError(
-            f"The adapter {directory} holds {name[:200]!a}, a name that PEFT does not read; it would have no effect.",
-            next_step="Save it with PEFT's save_pretrained: names are then like "
-            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight.",
-        )
+def _unread(directory: Path, name: str) -> ModelError:
+    """PEFT leaves such a tensor out without a word, so that the adapter has no effect."""
+    return ModelError(
+        f"The adapter {directory} holds {name[:200]!a}, a name that PEFT does not read; it would have no effect.",
+        next_step="Save it with PEFT's save_pretrained: names are then like "
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight.",
+    )
 
 
 def _part(found: re.Match[str]) -> str:

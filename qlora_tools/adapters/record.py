@@ -14,6 +14,7 @@ from ..config.schema import QuantizationConfig
 from ..errors import ModelError
 from ..models.local_files import PICKLE_PATTERNS
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
+from ..paths import as_path
 from ..run_output import ADAPTER_RECORD_FILE
 
 # The name that PEFT gives to the weights.
@@ -50,13 +51,20 @@ class AdapterRecord(BaseModel):
         """The record with the base to be found at `base_model`, a directory or a Hub id; None leaves it as it is."""
         if base_model is None:
             return self
-        reference = ModelReference.parse(base_model)
+        reference = ModelReference.parse(base_model, source="local" if Path(base_model).is_dir() else "auto")
         return self.model_copy(
             update={"base_name": reference.name, "base_source": reference.source, "base_revision": reference.revision}
         )
 
     def base(self) -> ResolvedModel:
         """The base model, found again; raises `ModelError` when it is gone or no longer the same."""
+        if not self.base_name or (self.base_source == "local" and not as_path(self.base_name).is_dir()):
+            raise ModelError(
+                f"The base of the adapter is not there: {self.base_name or 'its adapter_config.json names none'}.",
+                next_step="Put it there, or write where it is into base_name of the adapter's qlora_tools.json, or, where "
+                "another tool made the adapter, base_model_name_or_path of its adapter_config.json. `qlora merge` takes "
+                "--base-model.",
+            )
         reference = ModelReference.parse(self.base_name, source=self.base_source, revision=self.base_revision)
         resolved = resolve_model(reference)
         if self.base_config_sha256 not in (None, config_hash(resolved)):
@@ -147,13 +155,13 @@ def _record_of_foreign_adapter(adapter_config: Path) -> AdapterRecord:
     """
     try:
         settings = json.loads(adapter_config.read_text(encoding="utf-8"))
-        name = str(settings["base_model_name_or_path"])
+        name = str(settings["base_model_name_or_path"] or "")
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{adapter_config} names no base model.", next_step="Restore the file.") from None
-    reference = ModelReference.parse(name, source="hub" if "/" in name and name[0] not in "/.~" else "local")
+    of_hub = "/" in name and name[0] not in "/.~" and not Path(name).is_dir()
     return AdapterRecord(
         base_name=name,
-        base_source="hub" if reference.source == "hub" else "local",
+        base_source="hub" if of_hub else "local",
         base_revision=settings.get("revision"),
         base_config_sha256=None,
         quantization=QuantizationConfig(kind="none"),

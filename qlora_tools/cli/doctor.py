@@ -57,6 +57,10 @@ def command(log: str | None, config_file: str | None, target: str | None, worksp
         from ..jobs.diagnosing import diagnose_job
 
         report, config = diagnose_job(log, workspace=workspace, config=config)
+        if path is not None and config is None:
+            raise UsageError(
+                f"The job {log} is no training: it has no config to change.", next_step="Leave --apply out."
+            )
     written = _write(report, config, path) if path is not None and config is not None else None
     show_diagnosis(report, written, as_json=as_json)
     return 0 if report.recognised else _NOTHING_RECOGNISED

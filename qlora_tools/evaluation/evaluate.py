@@ -22,7 +22,7 @@ from .assembling import Measured, assembled
 from .harness import check_tasks, run_task
 from .metrics import check_metrics
 from .preparing import Prepared, prepare
-from .rows import Run, evaluation_rows, find_run, require_held_out
+from .rows import Run, evaluation_rows, find_run, require_held_out, require_readable
 from .store import PAGE_FILE, RESULT_FILE, EvaluationStore, check_store, open_store
 
 if TYPE_CHECKING:
@@ -105,13 +105,15 @@ def check_evaluation(
     seed: int = 0,
     **others: object,
 ) -> None:
-    """What `evaluate` refuses before it reads a row; runs no file and writes nothing. Raises as it does."""
+    """What `evaluate` refuses before it reads all rows; runs no file and writes nothing. Raises as it does."""
     _check_arguments(max_rows, max_new_tokens, instruments, seed)
     check_metrics(metrics)
     directory = adapter_directory(as_path(str(adapter)))
     run = find_run(directory)
     if data is None:
         require_held_out(run)
+    else:
+        require_readable(run, str(data))
     check_store(as_path(str(output)) if output is not None else default_output(directory, run, data), {})
 
 
@@ -181,7 +183,6 @@ def _with_session(
     from ..generation.session import GenerationSession
     from ..generation.stopping import AnsweringStopped
     from .measuring import measure_answers, measure_losses
-    from .unpacking import weights_unpacked
 
     instruments, tasks, seed = asked
     watched.on_event(RunEvent("phase", f"Loading {prepared.record.base_name} and the adapter"))
@@ -189,10 +190,9 @@ def _with_session(
     watched.leave_if_asked("loading")
     watched.on_event(RunEvent("phase", f"Losses of {len(prepared.tokens.rows):,} rows, base and adapter"))
     try:
-        with weights_unpacked(session.model, session.hardware):
-            measure_losses(session, prepared.tokens.rows, store, watched)
-            measure_answers(session, prepared.answered, prepared.max_new_tokens, store, watched)
-            found = dict(_instruments(session, prepared, store, instruments, watched))
+        measure_losses(session, prepared.tokens.rows, store, watched)
+        measure_answers(session, prepared.answered, prepared.max_new_tokens, store, watched)
+        found = dict(_instruments(session, prepared, store, instruments, watched))
     except AnsweringStopped:
         raise WorkStopped("The evaluation was stopped among its answers.") from None
     limit = len(prepared.tokens.rows)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from ..data.examples import Message
 from ..events import Listener, RunEvent, StopAsked, ignore, never
 from ..generation.session import GenerationSession
 from ..results.instruments import Forgetting, Interval, RegressionItem, TextLoss
@@ -59,8 +58,14 @@ def forgetting(session: GenerationSession, *, on_event: Listener = ignore, stop:
 
 def _asked(session: GenerationSession, on_event: Listener, stop: StopAsked) -> list[RegressionItem]:
     prompts = general_prompts()
-    conversations = [[Message(role="user", content=prompt.prompt)] for prompt in prompts]
-    sides = answers_of_sides(session, conversations, _ANSWER_TOKENS, on_event=on_event, stop=stop)
+    sides = answers_of_sides(
+        session,
+        [prompt.prompt for prompt in prompts],
+        _ANSWER_TOKENS,
+        lambda number, text: prompts[number].is_settled(text),
+        on_event=on_event,
+        stop=stop,
+    )
     return [_item(prompt, *answers) for prompt, *answers in zip(prompts, *sides, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,6 +12,7 @@ from ..data.examples import Message
 from ..events import Listener, RunEvent, StopAsked
 
 if TYPE_CHECKING:
+    from ..generation.batch import Row
     from ..generation.session import GenerationSession
 
 _JSON_STARTS = re.compile(r"\{")
@@ -30,6 +31,11 @@ class GeneralPrompt:
         """Whether an answer is right by the rule of this question."""
         return any(_RULES[self.rule](answer.strip(), accepted) for accepted in self.accepted)
 
+    def is_settled(self, answer: str) -> bool:
+        """Whether an unfinished answer is right whatever follows. Patterns may reach to the end, and a word may go on."""
+        *_, last = re.split(r"\s", answer)
+        return self.rule != "pattern" and self.accepts(answer.removesuffix(last))
+
 
 @dataclass(frozen=True)
 class GeneralText:
@@ -42,26 +48,36 @@ class GeneralText:
 
 def answers_of_sides(
     session: "GenerationSession",
-    conversations: Sequence[Sequence[Message]],
+    prompts: Sequence[str],
     max_new_tokens: int,
+    is_enough: Callable[[int, str], bool],
     *,
     on_event: Listener,
     stop: StopAsked,
 ) -> list[list[str]]:
-    """The greedy answers of the base, and of the adapter. Raises `AnsweringStopped`."""
-    sides = []
-    for with_adapter, name in ((False, "base"), (True, "adapter")):
-        on_event(RunEvent("phase", f"Asking the {name} {len(conversations)} general questions"))
-        sides.append(
-            session.answer(
-                conversations,
-                with_adapter=with_adapter,
-                max_new_tokens=max_new_tokens,
-                on_event=on_event,
-                stop=stop,
-            )
-        )
-    return sides
+    """The greedy answers of the base, and of the adapter; an answer ends early where `is_enough(prompt number, text)`.
+
+    Rows that have ended make room in the batch; the last one still takes its `max_new_tokens`. Raises `AnsweringStopped`.
+    """
+    from ..generation.sampling import Sampling
+    from ..generation.stopping import partial_text
+
+    ids = {place: session.prompt_ids([Message(role="user", content=prompt)]) for place, prompt in enumerate(prompts)}
+    answers = []
+    for with_adapter, side in ((False, "base"), (True, "adapter")):
+        on_event(RunEvent("phase", f"Asking the {side} {len(prompts)} questions"))
+        done = 0
+
+        def told(row: "Row") -> None:
+            nonlocal done
+            row.ended = row.ended or is_enough(row.number, partial_text(session.tokenizer, row.answer))
+            if row.ended:
+                done += 1
+                on_event(RunEvent("progress", "answers", {"done": done, "total": len(prompts)}))
+
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        answers.append(session.answer_ids(ids, sampling, with_adapter=with_adapter, told=told, stop=stop))
+    return answers
 
 
 @cache

@@ -82,29 +82,32 @@ def measure_answers(
         for group in _groups(prompts, _ANSWER_ROWS):
             if all(number in known for number in group):
                 continue
-            told = _Ended(watched, f"answers of the {side}", done, len(rows))
+            told = _Ended(watched.on_event, f"answers of the {side}", done, len(rows))
             asked = [prompts[number] for number in group]
             with _base(session) if side == "base" else nullcontext():
                 ids = session.generate_ids(asked, max_new_tokens, told=told, stop=watched.stop)
             store.add(_stored(session, side, number, found, stops) for number, found in zip(group, ids, strict=True))
             done += sum(number not in known for number in group)
-            watched.leave_if_asked(f"{done:,} of {len(rows):,} {told.what}")
+            watched.progress(told.what, done, len(rows))
 
 
 @dataclass
 class _Ended:
-    """Tells of each answer that has come to its end; a group of them may take minutes."""
+    """Tells of the answers of a group that have come to their end: all of them may take minutes.
 
-    watched: Watched
+    Of the last one it is told when the group is written.
+    """
+
+    on_event: Listener
     what: str
     done: int
     total: int
 
     def __call__(self, row: Row) -> None:
         """A token was added to `row`."""
-        if row.ended and self.done < self.total:
+        if row.ended and self.done + 1 < self.total:
             self.done += 1
-            self.watched.on_event(RunEvent("progress", self.what, {"done": self.done, "total": self.total}))
+            self.on_event(RunEvent("progress", self.what, {"done": self.done, "total": self.total}))
 
 
 def _stored(session: GenerationSession, side: Side, number: int, ids: list[int], stops: set[int]) -> StoredAnswer:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from ..data.examples import Message
 from ..events import Listener, StopAsked, ignore, never
 from ..generation.session import GenerationSession
 from ..inspection.refusal_words import DISCLAIMERS, REFUSALS
@@ -62,8 +61,14 @@ def is_refusal(answer: str) -> bool:
 def refusals(session: GenerationSession, *, on_event: Listener = ignore, stop: StopAsked = never) -> Refusals:
     """Ask base and adapter the committed requests, and count who declines how many, in pairs. Raises `AnsweringStopped`."""
     prompts = [(row["set"], row["prompt"]) for row in committed_rows("refusal_prompts.json")]
-    conversations = [[Message(role="user", content=prompt)] for _, prompt in prompts]
-    sides = answers_of_sides(session, conversations, _ANSWER_TOKENS, on_event=on_event, stop=stop)
+    sides = answers_of_sides(
+        session,
+        [prompt for _, prompt in prompts],
+        _ANSWER_TOKENS,
+        lambda number, text: is_refusal(text),
+        on_event=on_event,
+        stop=stop,
+    )
     answers = [_answer(name, prompt, *said) for (name, prompt), *said in zip(prompts, *sides, strict=True)]
     return counted(answers)
 

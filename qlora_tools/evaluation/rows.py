@@ -9,7 +9,7 @@ from ..config import RunConfig, load_config
 from ..config.data_schema import DataConfig, RowsConfig
 from ..data.dataset import DatasetRows, NamedRows, NumberedExamples, RowReader, evaluation_source, read_dataset
 from ..data.examples import Conversation, Example, Message
-from ..data.reading.sources import DataSource
+from ..data.reading.sources import DataSource, is_on_hub
 from ..data.rendering import LossOn
 from ..data.rows import LengthLimit
 from ..errors import DataError, QloraError, UsageError
@@ -99,6 +99,12 @@ def require_held_out(run: Run | None) -> Run:
             next_step="Give rows that it has not seen: --data FILE. Next time set data.evaluation_fraction: 0.05.",
         )
     return run
+
+
+def require_readable(run: Run | None, data: str) -> None:
+    """Raise `DataError` where `data` is no file of rows on this machine; what is on the Hub is not looked for."""
+    if not is_on_hub(DataSource(data)):
+        _reader(run, data)
 
 
 def _held_out(run: Run, max_rows: int) -> EvaluationRows:

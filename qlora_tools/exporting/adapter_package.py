@@ -49,8 +49,17 @@ def write_adapter_package(
 
 def trained_stops(source: AdapterSource) -> list[int]:
     """Where an answer ends: what ended the trained answers, and what the base stops at."""
+    return sorted({*source.record.stop_token_ids, *_stops_of_base(source)})
+
+
+def stops_beyond_base(source: AdapterSource) -> bool:
+    """Whether trained answers end with a token at which the base alone does not stop."""
+    return bool(set(source.record.stop_token_ids) - _stops_of_base(source))
+
+
+def _stops_of_base(source: AdapterSource) -> set[int]:
     own = base_generation_config(source).get("eos_token_id")
-    return sorted({*source.record.stop_token_ids, *(own if isinstance(own, list) else [own])} - {None})
+    return {token for token in (own if isinstance(own, list) else [own]) if token is not None}
 
 
 def _write_weights(

@@ -86,6 +86,7 @@ def export(
     asked = _settled(source, to=to, output=output, name=name, base_name=base_name, dtype=dtype)
     finished = made_before(asked.target, asked.request)
     if finished is not None:
+        on_event(RunEvent("note", f"The very same export stands in {asked.target}; nothing was written."))
         return finished
     _require_room(asked)
     with made_whole(asked.target, asked.request) as partial:

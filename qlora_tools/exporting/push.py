@@ -9,12 +9,16 @@ from ..events import Listener, RunEvent, ignore
 from ..hiding import hidden_secrets
 from ..paths import as_path
 from ..results import ExportedFile, PushResult
+from .adapter_package import without_machine_paths
 from .card import CARD_FILE
 from .directory import files_of
+from .source import read_document
 
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - its name, not its value
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+# Files of settings that may name a directory; what `qlora export` writes names none, a merge may name its base so.
+_SETTINGS = ("merge.json", "config.json", "adapter_config.json", "qlora_tools.json")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -100,9 +104,11 @@ def _missing(place: Path, found: list[ExportedFile], *, needs_token: bool) -> li
 def _notes(place: Path) -> list[str]:
     card = place / CARD_FILE
     head = card.read_text(encoding="utf-8", errors="replace").split("\n---\n", 1)[0] if card.is_file() else ""
-    return (
-        [] if not head or "\nlicense:" in head else ["The card names no licence: find the base's, and write it there."]
-    )
+    notes = ["The card names no licence: find the base's, and write it there."]
+    notes = [] if not head or "\nlicense:" in head else notes
+    told = {name: read_document(place / name) for name in _SETTINGS}
+    paths = [name for name, values in told.items() if without_machine_paths(values) != values]
+    return [*notes, *(f"{name} names a directory of a machine: see whether others may know it." for name in paths)]
 
 
 def _upload(place: Path, repository: str, private: bool, names: list[str]) -> str:

@@ -125,7 +125,7 @@ class GenerationSession:
         told: Callable[[Row], None],
         stop: StopAsked = never,
     ) -> list[str]:
-        """The answers to prompts in tokens, by the numbers that fix their random numbers; `told` hears of every token."""
+        """Answers to prompts by the numbers that fix their random numbers; `told` hears of each token, may end its row."""
         rows = self._decoded(prompts, sampling, with_adapter=with_adapter, told=told, stop=stop)
         return [answer_text(self.tokenizer, row.answer, sampling.stop_strings) for row in rows]
 
@@ -133,16 +133,12 @@ class GenerationSession:
         self,
         prompts: Sequence[list[int]],
         max_new_tokens: int,
-        temperature: float = 0.0,
         *,
         told: Callable[[Row], None] = lambda row: None,
         stop: StopAsked = never,
     ) -> list[list[int]]:
-        """Answers in tokens, each up to and including its stop token, with whatever the model has switched on.
-
-        `told` hears of every token. Raises `AnsweringStopped`.
-        """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        """Answers in tokens, up to and including the stop token, with what is switched on. Raises `AnsweringStopped`."""
+        sampling = Sampling(max_new_tokens=max_new_tokens)
         rows = self._decoded(dict(enumerate(prompts)), sampling, with_adapter=None, told=told, stop=stop)
         return [row.answer for row in rows]
 
@@ -230,10 +226,7 @@ def _number(name: str) -> int:
 
 
 def prompt_form(directory: Path, record: AdapterRecord, base_tokenizer: Any) -> tuple[Any, Renderer]:
-    """Tokenizer and renderer as the adapter was trained.
-
-    Raises `ModelError` where the tokenizer is damaged or its template was changed since.
-    """
+    """Tokenizer and renderer as trained; raises `ModelError` where that is damaged or the template was changed since."""
     tokenizer = adapter_tokenizer(directory, base_tokenizer)
     if record.chat_template_sha256 not in (None, text_hash(tokenizer.chat_template)):
         raise ModelError(

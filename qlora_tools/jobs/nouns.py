@@ -17,3 +17,8 @@ _NOUNS: Mapping[str, str] = {
 def noun_of(kind: str) -> str:
     """What a job of that kind is called in sentences."""
     return _NOUNS.get(kind, "job")
+
+
+def command_of(kind: str) -> str:
+    """The command that starts a job of that kind."""
+    return f"qlora {kind}" if kind in _NOUNS else "qlora"

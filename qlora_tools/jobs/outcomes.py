@@ -74,7 +74,7 @@ def _of_merge(result: Result) -> list[str]:
 
 def _of_evaluation(result: Result) -> list[str]:
     verdict, rows = _part(result, "verdict"), _part(result, "rows")
-    words = [str(verdict.get("decision") or ""), str(verdict.get("summary") or "")]
+    words = [str(verdict.get("decision") or ""), str(verdict.get("summary") or "").rstrip(".")]
     return [": ".join(word for word in words if word), f"{rows.get('used')} rows" if rows else "", _took(result)]
 
 

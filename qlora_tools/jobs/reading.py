@@ -22,6 +22,8 @@ from .views import told
 _SOURCES = (TRAINING, "merge")
 _ID = re.compile(r"[a-z0-9-]{1,64}")
 _POLL_SECONDS = 0.2
+# What is compared with names and ids, which are shorter.
+_LONGEST_WORD = 100
 # The newest job of a kind is seldom further back.
 _LOOKED_AT = 50
 
@@ -129,9 +131,19 @@ def _unknown(space: Workspace, job_id: str, meant: list[str], present: list[str]
     if not present:
         step = "Start one with `qlora train`, or name another folder with --workspace."
         return UsageError(f"There is no job {job_id!r}: {space.root} has none.", next_step=step)
-    near = difflib.get_close_matches(f"job-{job_id.removeprefix('job-')}", present, n=3, cutoff=0.5)
+    near = _near(space, job_id[:_LONGEST_WORD], present)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"There is no job {job_id!r}.{hint}", next_step="`qlora jobs` lists all jobs.")
+
+
+def _near(space: Workspace, word: str, present: list[str]) -> list[str]:
+    """Ids of the jobs whose names are like the word, else ids that are."""
+    # Of several with one name, the newest.
+    by_name = {job.name: job.id for job in reversed(listed(space, (), None).jobs)}
+    names = difflib.get_close_matches(word, by_name, n=3)
+    if names:
+        return [by_name[name] for name in names]
+    return difflib.get_close_matches(f"job-{word.removeprefix('job-')}", present, n=3, cutoff=0.5)
 
 
 def adapter_of(name: str, *, workspace: Path | None = None) -> Path | None:

@@ -17,6 +17,7 @@ from .facts import Document, JobFacts, read_document
 from .launch import relaunch
 from .layout import TRAINING, AttemptFolder, JobFolder, Ticket, Workspace
 from .locks import exclusive
+from .nouns import command_of
 from .reading import find_job, status_of
 from .records import JobStatus
 from .states import RESUMABLE, TERMINAL, state_of
@@ -50,7 +51,7 @@ def resume_job(
     if facts is None:
         return status_of(space, job.id)
     _require_readable(facts)
-    _require_resumable(job.id, state_of(facts.last))
+    _require_resumable(facts, state_of(facts.last))
     if from_start and from_checkpoint is not None:
         raise UsageError("A checkpoint and the start are both asked for.", next_step="Name one of them.")
     if facts.plan.get("kind", TRAINING) == TRAINING:
@@ -69,21 +70,25 @@ def _require_readable(facts: JobFacts) -> None:
     if reason is not None:
         raise UsageError(
             f"The job {facts.id} cannot be resumed: {reason}.",
-            next_step="Start a new job with `qlora train`; its output directory keeps what was trained.",
+            next_step=f"Start a new job with `{_command(facts)}`; its output directory keeps what was made.",
         )
 
 
-def _require_resumable(job_id: str, state: str) -> None:
+def _require_resumable(facts: JobFacts, state: str) -> None:
     if state in RESUMABLE:
         return
     if state in TERMINAL:
-        step = "Start a new job with `qlora train`."
         raise UsageError(
-            f"The job {job_id} {_ENDED[state]}; only {', '.join(RESUMABLE)} ones are resumed.", next_step=step
+            f"The job {facts.id} {_ENDED[state]}; only {', '.join(RESUMABLE)} ones are resumed.",
+            next_step=f"Start a new job with `{_command(facts)}`.",
         )
     raise UsageError(
-        f"The job {job_id} is {state}; it has not ended.", next_step=f"Watch it: qlora status {job_id} --follow"
+        f"The job {facts.id} is {state}; it has not ended.", next_step=f"Watch it: qlora status {facts.id} --follow"
     )
+
+
+def _command(facts: JobFacts) -> str:
+    return command_of(facts.plan.get("kind", TRAINING))
 
 
 _ENDED = {"succeeded": "has succeeded", "cancelled": "was cancelled"}

@@ -85,7 +85,7 @@ def check_output_is_free(space: Workspace, directory: str, *, except_job: str | 
         if ticket.job_id != except_job and os.path.realpath(plan.get("output_directory", "/")) == wanted:
             raise UsageError(
                 f"The job {ticket.job_id} writes to {directory}.",
-                next_step=f"Choose another output.directory, or end it first: qlora stop {ticket.job_id}",
+                next_step=f"Choose another output directory, or end it first: qlora stop {ticket.job_id}",
             )
 
 

@@ -23,7 +23,7 @@ _CODE_SUFFIXES = (".py", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of work. `paths` are arguments that are paths of this machine: one, a list, or the keys of a mapping.
+    """One kind of work. `paths` are arguments that are paths of this machine, in `weighted` also mappings of them to weights.
 
     Of `datasets`, `models` and `files_of_code` (`FILE.py:NAME`, tasks in .yaml files) some values are paths and others names.
     `check` is called before a job is made, with those of the arguments that it takes; else adapter and base are looked at.
@@ -33,6 +33,7 @@ class Work:
     paths: tuple[str, ...]
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    weighted: tuple[str, ...] = ()
     files_of_code: tuple[str, ...] = ()
     check: str | None = None
 
@@ -53,6 +54,7 @@ WORKS: Mapping[str, Work] = {
         "qlora_tools.exporting:merge_with_card",
         paths=("adapter", "output"),
         models=("base_model",),
+        weighted=("adapter",),
         check="qlora_tools.merging:check_merge",
     ),
     "export": Work(
@@ -111,6 +113,7 @@ def checked_work(kind: str, arguments: Mapping[str, Any]) -> CheckedWork:
     work = work_of(kind)
     given = {name: value for name, value in _plain(kind, arguments).items() if value is not None}
     _require_known(kind, given, inspect.signature(work.function()).parameters)
+    _require_paths(work, kind, given)
     absolute = {name: _absolute(work, name, value) for name, value in given.items()}
     if kind == "evaluate" and "output" not in absolute:
         absolute["output"] = _beside_adapter(absolute)
@@ -156,6 +159,16 @@ def _require_known(kind: str, given: Mapping[str, Any], known: Mapping[str, insp
     if wrong or missing:
         what = f"does not take {', '.join(wrong)}" if wrong else f"lacks {', '.join(missing)}"
         raise UsageError(f"The {noun_of(kind)} {what}.", next_step=f"Its arguments are {', '.join(names)}.")
+
+
+def _require_paths(work: Work, kind: str, given: Mapping[str, Any]) -> None:
+    for name in work.paths:
+        value = given.get(name, "")
+        many = name in work.weighted
+        if isinstance(value, str) or (many and isinstance(value, Mapping) and value):
+            continue
+        allowed = "a path, or paths with a weight each" if many else "one path"
+        raise UsageError(f"The {name} of the {noun_of(kind)} is {value!r:.80}.", next_step=f"Give {allowed}.")
 
 
 def _absolute(work: Work, name: str, value: Any) -> Any:

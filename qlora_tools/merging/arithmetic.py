@@ -81,10 +81,7 @@ class Factors:
 
     def delta(self, first: int, last: int) -> torch.Tensor:
         """Rows of the product, scaled, in the layout of the stored weight."""
-        if self._turned:
-            product = (self.b @ self.a[:, first:last]).T
-        else:
-            product = self.b[first:last] @ self.a
+        product = (self.b @ self.a[:, first:last]).T if self._turned else self.b[first:last] @ self.a
         return product if self.scale == 1 else product.mul_(self.scale)
 
     def applied(self, weight: torch.Tensor, first: int, last: int, name: str) -> torch.Tensor:

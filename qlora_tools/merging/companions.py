@@ -17,6 +17,8 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+# Of models that also read images.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def write_config(base: Path, target: Path, plan: MergePlan, dtype: str) -> None:
@@ -54,6 +56,9 @@ def copy_tokenizer(base: Path, adapter: Path, target: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    for name in _PROCESSOR_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
     # An adapter of another tool may bring the tokenizer's settings without its vocabulary.
     if not any((target / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         for name in _TOKENIZER_FILES:

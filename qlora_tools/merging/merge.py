@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._version import __version__
 from ..adapters.check import require_fit
 from ..adapters.lora import read_lora
-from ..adapters.record import AdapterRecord, adapter_directory, file_hash, read_adapter_record
+from ..adapters.record import ADAPTER_WEIGHTS, AdapterRecord, adapter_directory, file_hash, read_adapter_record
 from ..config.schema import QuantizationConfig
 from ..disk import disk_errors
 from ..durable import as_json
@@ -24,6 +25,7 @@ from ..paths import as_path
 from ..requirements import require_training_libraries
 from ..results import BaseDifference, MergeResult, ParityResult
 from .companions import MERGE_RECORD_FILE, copy_tokenizer, write_config, write_generation_config, write_merge_record
+from .difference import base_difference
 from .plan import MergePlan, WeightedAdapter, plan_merge, require_mergeable
 from .prompts import PARITY_PROMPTS
 from .workplace import fingerprint, publish, require_disk, workplace
@@ -68,16 +70,17 @@ def merge(
         raise UsageError("There is no prompt to compare answers on.", next_step="Give prompts, or check=False.")
     task = _prepared(_found(adapter, base_model), base, dtype)
     if target.exists():
-        return _made_before(task, target)
+        return _made_before(task, target, check=check)
     with workplace(target, task.asked()) as place, disk_errors(target.parent, left="the same merge goes on from there"):
         require_disk(target, place, task.plan.size_bytes)
         on_event(RunEvent("phase", f"Merging into the {base} base"))
         error = _write(task, place, on_event, stop)
-        parity, difference = None, None
+        parity, answers = None, None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
-            parity, difference = _checked(task, place, prompts, on_event)
-        result = _result(task, target, place, parity, _difference(task, error, difference), time.monotonic() - began)
+            parity, answers = _checked(task, place, prompts, on_event)
+        difference = base_difference(task, error.relative, answers)
+        result = _result(task, target, place, parity, difference, time.monotonic() - began)
         _finish(task, place, target, result)
     return result
 
@@ -181,6 +184,9 @@ def _weighted(adapter: str | Path | Mapping[str, float]) -> tuple[tuple[Path, fl
         return ((adapter_directory(as_path(str(adapter))), 1.0),)
     if not adapter:
         raise UsageError("There is no adapter to merge.", next_step="Give at least one.")
+    for name, weight in adapter.items():
+        if not math.isfinite(weight):
+            raise UsageError(f"The weight of {name} is {weight}.", next_step="Give a number; 1 is what was trained.")
     return tuple((adapter_directory(as_path(str(name))), float(weight)) for name, weight in adapter.items())
 
 
@@ -246,36 +252,18 @@ def _checked(
     return parity, difference
 
 
-def _made_before(task: MergeTask, target: Path) -> MergeResult:
+def _made_before(task: MergeTask, target: Path, *, check: bool) -> MergeResult:
     """The result of the very same merge that was finished before, as when a job is resumed; raises for anything else."""
     try:
         told = json.loads((target / MERGE_RECORD_FILE).read_text(encoding="utf-8"))
-        if told.pop("request_sha256") != task.request_hash:
-            raise ValueError("another merge")
+        whole = told["shards"] == sum(1 for _ in target.glob("*.safetensors"))
+        if told.pop("request_sha256") != task.request_hash or not whole or (check and told["parity"] is None):
+            raise ValueError("another merge, one that is not whole, or was not compared")
         kept = {name: told[name] for name in MergeResult.model_fields if name in told}
         return MergeResult(**{**kept, "directory": str(target), "adapters": task.weights})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         _require_free(target)
         raise
-
-
-def _difference(task: MergeTask, error: "WeightError", answers: ParityResult | None) -> BaseDifference | None:
-    """How the base that was chosen differs from the other one that could have been."""
-    if error.relative is None and answers is None:
-        return None
-    if task.base_kind == "original":
-        note = (
-            f"The adapter learnt on {task.record.quantization.kind} weights and stands on the original ones now: it corrects "
-            "errors of quantisation that are no longer there. `answers` compares the merged model with the adapter on the "
-            "base that it was trained against; if they agree less than you can afford, merge with base `trained`."
-        )
-    else:
-        note = (
-            f"The base is what {task.quantization.kind} left of the original weights (`weights_relative` is the relative "
-            "Frobenius distance), since the adapter learnt to work with these. Base `original` starts from better weights, "
-            "but from others than the adapter saw: evaluate both before choosing it."
-        )
-    return BaseDifference(weights_relative=error.relative, answers=answers, note=note)
 
 
 def _result(
@@ -305,11 +293,8 @@ def _result(
 
 def _finish(task: MergeTask, place: Path, target: Path, result: MergeResult) -> None:
     told = result.model_dump(mode="json", exclude={"directory", "adapters"})
-    adapters = [{"sha256": _adapter_hash(one), "weight": one.weight} for one in task.adapters]
+    files = [(one.facts.directory / ADAPTER_WEIGHTS, one.weight) for one in task.adapters]
+    adapters = [{"sha256": file_hash(file), "weight": weight} for file, weight in files]
     document = {"format_version": 1, "qlora_tools": __version__, "request_sha256": task.request_hash}
     write_merge_record(place, {**document, **told, "adapters": adapters})
     publish(place, target)
-
-
-def _adapter_hash(adapter: WeightedAdapter) -> str:
-    return file_hash(adapter.facts.directory / "adapter_model.safetensors")

@@ -5,7 +5,6 @@ the merged model then reads each answer: where its most likely token is the refe
 is the same by induction. Models that fit are held in memory, others compute out of their files (`mapped_model`).
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,16 @@ from ..data.examples import Message
 from ..data.rendering import Renderer
 from ..engine.device import detect_hardware, host_hardware, release_memory
 from ..engine.loading import load_model
+from ..errors import ModelError
 from ..events import Listener, RunEvent
 from ..generation.session import with_adapter
+from ..models.causal import require_causal_language_model
 from ..models.hardware import Hardware
+from ..models.local_files import read_model_config
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..models.stored_tensors import BYTES_OF, model_tensors
 from ..results import ParityResult
+from .agreement import Asked, Measured, measured_rows, parity_of
 from .mapped_model import Source, open_mapped
 from .rows import plain_rows, trained_rows
 
@@ -33,10 +36,6 @@ if TYPE_CHECKING:
     from .merge import MergeTask
 
 _ANSWER_TOKENS = {"in memory": 32, "out of its files": 4}
-_LEAST_AGREEMENT = 0.99
-_MOST_KL = 1e-3
-# Weights in bf16 move log-probabilities by about so much: which of two such tokens leads says nothing about a merge.
-_NEAR_TIE = 0.02
 # A model that is held in host memory takes no more than so much: merging promises to need little.
 _MOST_HOST_BYTES = 2**30
 # Activations of the widest layers of a large model then take some hundred megabytes.
@@ -50,14 +49,6 @@ class Where:
 
     method: str
     hardware: Hardware
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One prompt and the reference's answer, in tokens."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
 
 
 def check_parity(
@@ -96,22 +87,33 @@ def _compared(
     merged = _merged(task, place, where)
     measured: list[Measured] = []
     for indices, logits in _logits(merged, rows, where):
-        measured += _measured(indices, logits, held, rows)
+        measured += measured_rows(indices, logits, held, rows)
         tell(2 * len(rows) + len(measured))
     (place / _HELD_FILE).unlink()
-    return _result(rows, measured, where)
+    return parity_of(rows, measured, f"{where.method}, fp32, {where.hardware.name}")
 
 
 def _where(task: "MergeTask") -> Where:
     """In memory on a GPU that holds the model in fp32, or on the host where it is small; else out of the files."""
     parameters = sum(tensor.source.elements for tensor in task.plan.tensors)
     gpu, host = detect_hardware(), host_hardware()
+    if not _is_text_only(task):
+        return Where("out of its files", gpu)
     needed = BYTES_OF["F32"] * parameters * 5 // 4  # a quarter more, for activations
     if gpu.kind == "cuda" and needed < gpu.free_memory_bytes:
         return Where("in memory", gpu)
     if needed < min(host.free_memory_bytes, _MOST_HOST_BYTES):
         return Where("in memory", host)
     return Where("out of its files", gpu)
+
+
+def _is_text_only(task: "MergeTask") -> bool:
+    """What reads images too is never loaded whole: only its language model is asked."""
+    try:
+        require_causal_language_model(read_model_config(task.location), str(task.location))
+    except ModelError:
+        return False
+    return True
 
 
 def _tokens(task: "MergeTask", place: Path, prompts: Sequence[str]) -> tuple[Any, list[list[int]]]:
@@ -257,45 +259,6 @@ def _padded(row: Asked, width: int) -> list[int]:
 def _mask(row: Asked, width: int) -> list[int]:
     known = len(row.prompt_ids) + len(row.answer_ids)
     return [1] * known + [0] * (width - known)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row: where the most likely token agrees, where its lead was clear, and the summed KL divergence in nats."""
-
-    same: torch.Tensor
-    clear: torch.Tensor
-    divergence: float
-
-
-def _measured(
-    indices: Sequence[int], logits: torch.Tensor, held: dict[int, torch.Tensor], rows: Sequence[Asked]
-) -> list[Measured]:
-    found = []
-    for index, part in zip(indices, logits.split([len(rows[i].answer_ids) for i in indices]), strict=True):
-        mine, theirs = part.log_softmax(-1), held[index]
-        same = mine.argmax(-1) == theirs.argmax(-1)
-        first, second = theirs.topk(2, dim=-1).values.T
-        found.append(Measured(same, first - second >= _NEAR_TIE, float((theirs.exp() * (theirs - mine)).sum())))
-    return found
-
-
-def _result(rows: Sequence[Asked], measured: Sequence[Measured], where: Where) -> ParityResult:
-    tokens = sum(len(row.answer_ids) for row in rows)
-    same, clear = (torch.cat([getattr(one, name) for one in measured]) for name in ("same", "clear"))
-    divergence = math.fsum(one.divergence for one in measured) / tokens
-    clear_agreement = float(same[clear].float().mean()) if bool(clear.any()) else 1.0
-    return ParityResult(
-        prompts=len(rows),
-        tokens=tokens,
-        same_answers=sum(bool(one.same.all()) for one in measured),
-        top1_agreement=float(same.float().mean()),
-        near_ties=int((~clear).sum()),
-        clear_agreement=clear_agreement,
-        mean_kl=max(divergence, 0.0),  # rounding may leave it a little below
-        passed=clear_agreement >= _LEAST_AGREEMENT and divergence <= _MOST_KL,
-        method=f"{where.method}, fp32, {where.hardware.name}",
-    )
 
 
 def _batches(lengths: Sequence[int], where: Where) -> Iterator[list[int]]:

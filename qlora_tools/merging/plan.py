@@ -153,9 +153,12 @@ class _Changes:
         for adapter in adapters:
             for module, pair in adapter.facts.pairs.items():
                 if tied and f"{module}.weight" == head:
+                    _require_plain(pair, adapter.facts)
                     continue  # Tied with the adapter of the embedding, which is merged into the one tensor.
                 self._add(adapter, pair, _name_of(f"{module}.weight", names, head))
             for module, values in adapter.facts.tokens.items():
+                if tied and f"{module}.weight" == head:
+                    continue  # Those of the embedding again.
                 rows = tuple(adapter.facts.token_rows(module))
                 self._tokens[_name_of(f"{module}.weight", names, head)] = (rows, values)
         self._unplaced = {*self._additions, *self._tokens}
@@ -180,12 +183,21 @@ class _Changes:
             self._additions.setdefault(bias, []).append(Addition(pair, scaling, turned))
 
 
+def _require_plain(head: LowRank, facts: AdapterFacts) -> None:
+    """PEFT decomposes a tied head by its rows and the embedding by its columns: no single tensor is both."""
+    if head.magnitude is not None:
+        raise ModelError(
+            f"The adapter {facts.directory} cannot be merged: it is a DoRA on a head that is tied with the embedding.",
+            next_step="Serve base and adapter apart (`qlora serve`).",
+        )
+
+
 def _rows(tensors: Sequence[OutputTensor], embedding: str, head: str | None, before: int) -> int:
     """The vocabulary after merging, of which a head of its own must have as many rows."""
     rows = {tensor.name: tensor.source.shape[0] for tensor in tensors if tensor.name in (embedding, head)}
     if rows[embedding] != before and len({*rows.values()}) > 1:
         raise ModelError(
-            f"The adapter's embedding has {rows[embedding]} rows and the head {rows[str(head)]}: it was saved without its head.",
+            f"The adapter's embedding has {rows[embedding]} rows, and the head {rows[str(head)]}: it was saved without it.",
             next_step="Save it again with save_pretrained(..., save_embedding_layers=True) and the head in modules_to_save.",
         )
     return rows[embedding]

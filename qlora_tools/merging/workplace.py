@@ -16,12 +16,19 @@ from ..errors import DiskSpaceError, UsageError
 from ..models.stored_tensors import StoredTensor
 
 _ASKED_FILE = ".asked.json"
+# File systems take 255 bytes; what is made aside has a longer name.
+_LONGEST_NAME = 200
 # Config, index and tokenizer.
 _SMALL_FILES_BYTES = 64 * 2**20
 
 
 def workplace_of(target: Path) -> Path:
-    """The directory in which `target` is made."""
+    """The directory in which `target` is made. Raises `UsageError` for a name to which nothing can be added."""
+    if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        raise UsageError(
+            f"The name {target.name[:40]}... is too long for a directory.",
+            next_step=f"Choose one of at most {_LONGEST_NAME} bytes.",
+        )
     return target.with_name(f".{target.name}.merging")
 
 

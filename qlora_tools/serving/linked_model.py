@@ -1,6 +1,7 @@
 """A model directory of links, as `transformers serve` loads it: the base's files, with the adapter on top.
 
-Transformers takes a directory that holds both a config.json and an adapter_config.json for a base with an adapter on it.
+Transformers takes a directory that holds both a config.json and an adapter_config.json for a base with an adapter on it; vLLM
+takes from it where answers end.
 Nothing is copied but small settings; the directory lies in the cache and is made anew each time.
 """
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from ..config.schema import QuantizationConfig
 from ..errors import UsageError
+from ..exporting.adapter_package import stops_beyond_base
 from ..exporting.base_name import exported_name
 from ..exporting.source import AdapterSource, Source, find_source, hub_name
 from ..exporting.vllm import notes_of_base, vllm_arguments
@@ -30,8 +31,8 @@ from .linked_model import linked_directory
 
 ServerName = Literal["auto", "transformers", "vllm"]
 _UNQUANTIZED = QuantizationConfig(kind="none")
-# Options of the servers that are ours to give, or that would run code of strangers.
-_OURS = ("--host", "--port", "--trust-remote-code", "--trust_remote_code")
+# Options of the servers that are ours to give, or that would run code of strangers; vLLM's --config may hold any of them.
+_OURS = ("--host", "--port", "--trust-remote-code", "--config")
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def _with_vllm(found: Source, name: str) -> _Served:
     base = str(found.base) if found.base is not None else public or found.record.base_name
     revision = None if found.base is not None else found.record.base_revision
     arguments = vllm_arguments(found, found.directory, base, revision, name)
+    if found.base is not None and stops_beyond_base(found):
+        arguments += ["--generation-config", str(linked_directory(found.directory))]
     checks = [*vllm_checks(found), gpu_check()]
     if found.base is not None:
         checks += memory_check(found.base, _UNQUANTIZED)
@@ -162,7 +165,7 @@ def _name_check(model: str) -> ServingCheck:
 
 
 def _require_harmless(extra: Sequence[str]) -> None:
-    refused = next((word for word in extra if word.split("=")[0] in _OURS or "\0" in word), None)
+    refused = next((word for word in extra if _is_ours(word.partition("=")[0]) or "\0" in word), None)
     if refused is not None:
         raise UsageError(
             f"{refused[:60]!a} is not handed on to a server.",
@@ -170,9 +173,15 @@ def _require_harmless(extra: Sequence[str]) -> None:
         )
 
 
+def _is_ours(option: str) -> bool:
+    """Servers take an option by its first letters too, and with underscores."""
+    plain = option.replace("_", "-")
+    return len(plain) > len("--x") and any(ours.startswith(plain) for ours in _OURS)
+
+
 def _curl(url: str, model: str) -> str:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100})
-    return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    return f"curl {shlex.quote(f'{url}/chat/completions')} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 def _python(url: str, model: str) -> str:

@@ -30,7 +30,7 @@ def serve(
     plan = plan_serving(source, server=server, host=host, port=port, extra=extra)
     require_passed(plan)
     found = find_source(as_path(str(source)))
-    if plan.server == "transformers" and isinstance(found, AdapterSource) and found.base is not None:
+    if isinstance(found, AdapterSource) and found.base is not None:
         make_linked_directory(found, found.base)
     on_plan(plan)
     sys.stdout.flush()

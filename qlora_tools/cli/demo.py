@@ -90,7 +90,7 @@ def _merge_line(result: DemoResult) -> str:
     parity = result.merged.parity
     return (
         f"Merged model in {result.merged.directory}: {parity.same_answers} of {parity.prompts} answers as the adapter gave "
-        f"them, top-1 agreement {100 * parity.top1_agreement:.2f} %, mean KL {parity.mean_kl:.1e}"
+        f"them, {100 * parity.clear_agreement:.2f} % of tokens with a clear lead agree, mean KL {parity.mean_kl:.1e}"
     )
 
 

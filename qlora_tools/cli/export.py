@@ -120,7 +120,9 @@ def _show(made: ExportResult) -> None:
     for file in made.files:
         click.echo(f"  {file.name}  {file.size_bytes:,}")
     if made.parity:
-        click.echo(f"The merge was checked: top-1 agreement {100 * made.parity.top1_agreement:.2f} %")
+        click.echo(
+            f"The merge was checked: {100 * made.parity.clear_agreement:.2f} % of tokens with a clear lead agree"
+        )
     for note in made.notes:
         click.echo(f"! {note}")
     click.echo(f"Read {made.directory}/README.md and write what it is for.")

@@ -123,6 +123,7 @@ def _lines(result: MergeResult) -> Iterator[str]:
 
 def _agreement(parity: ParityResult) -> str:
     return (
-        f"{parity.same_answers} of {parity.prompts} answers equal, top-1 agreement {100 * parity.top1_agreement:.2f} %, "
+        f"{parity.same_answers} of {parity.prompts} answers equal, top-1 agreement {100 * parity.top1_agreement:.2f} % "
+        f"({100 * parity.clear_agreement:.2f} % where the lead is clear), "
         f"mean KL {parity.mean_kl:.1e} nats ({parity.method})"
     )

@@ -48,6 +48,8 @@ def parity_words(parity: object) -> str:
     agreement, kl = number(parity.get("top1_agreement")), number(parity.get("mean_kl"))
     passed = "parity passed" if parity.get("passed") is True else "parity failed"
     figures = [f"top-1 agreement {100 * agreement:.2f} %"] if agreement is not None else []
+    clear = number(parity.get("clear_agreement"))
+    figures += [f"{100 * clear:.2f} % where the lead is clear"] if clear is not None else []
     figures += [f"mean KL {kl:.1e} nats"] if kl is not None else []
     prompts = number(parity.get("prompts"))
     figures += [f"on {prompts:.0f} prompts"] if prompts is not None else []

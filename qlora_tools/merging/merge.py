@@ -293,6 +293,8 @@ def _result(
 
 def _finish(task: MergeTask, place: Path, target: Path, result: MergeResult) -> None:
     told = result.model_dump(mode="json", exclude={"directory", "adapters"})
+    if task.resolved.reference.source == "local":
+        told["base_model"] = task.location.name  # The record goes out with the model; this machine's paths do not.
     files = [(one.facts.directory / ADAPTER_WEIGHTS, one.weight) for one in task.adapters]
     adapters = [{"sha256": file_hash(file), "weight": weight} for file, weight in files]
     document = {"format_version": 1, "qlora_tools": __version__, "request_sha256": task.request_hash}

@@ -26,7 +26,7 @@ from ..requirements import require_training_libraries
 from ..results import BaseDifference, MergeResult, ParityResult
 from .companions import MERGE_RECORD_FILE, copy_tokenizer, write_config, write_generation_config, write_merge_record
 from .difference import base_difference
-from .plan import MergePlan, WeightedAdapter, plan_merge, require_mergeable
+from .plan import Found, MergePlan, WeightedAdapter, plan_merge, require_mergeable
 from .prompts import PARITY_PROMPTS
 from .workplace import fingerprint, publish, require_disk, workplace
 
@@ -87,7 +87,7 @@ def merge(
 
 def check_merge(
     adapter: str | Path | Mapping[str, float], output: str | Path, *, base_model: str | None = None
-) -> "Found":
+) -> Found:
     """What can be said of a merge from headers alone, without torch: raises as `merge` does before it computes anything."""
     _require_free(as_path(str(output)))
     return _found(adapter, base_model)
@@ -98,7 +98,7 @@ def _require_free(target: Path) -> None:
         raise UsageError(f"The output {target} exists.", next_step="Choose a directory that does not exist yet.")
 
 
-def _found(adapter: str | Path | Mapping[str, float], base_model: str | None) -> "Found":
+def _found(adapter: str | Path | Mapping[str, float], base_model: str | None) -> Found:
     wanted = _weighted(adapter)
     records = [read_adapter_record(directory).on(base_model) for directory, _ in wanted]
     for record in records[1:]:
@@ -110,16 +110,6 @@ def _found(adapter: str | Path | Mapping[str, float], base_model: str | None) ->
         require_fit(one.facts, tensors, resolved)
     require_mergeable(adapters)
     return Found(adapters, records[0], resolved, tensors)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Adapters that fit their base, and where its tensors lie."""
-
-    adapters: tuple[WeightedAdapter, ...]
-    record: AdapterRecord
-    resolved: ResolvedModel
-    tensors: Mapping[str, StoredTensor]
 
 
 @dataclass(frozen=True)
@@ -260,7 +250,8 @@ def _made_before(task: MergeTask, target: Path, *, check: bool) -> MergeResult:
         if told.pop("request_sha256") != task.request_hash or not whole or (check and told["parity"] is None):
             raise ValueError("another merge, one that is not whole, or was not compared")
         kept = {name: told[name] for name in MergeResult.model_fields if name in told}
-        return MergeResult(**{**kept, "directory": str(target), "adapters": task.weights})
+        here = {"directory": str(target), "adapters": task.weights, "base_model": task.resolved.reference.name}
+        return MergeResult(**{**kept, **here})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         _require_free(target)
         raise

@@ -26,7 +26,8 @@ from ..requirements import require_training_libraries
 from ..results import BaseDifference, MergeResult, ParityResult
 from .companions import MERGE_RECORD_FILE, copy_tokenizer, write_config, write_generation_config, write_merge_record
 from .difference import base_difference
-from .plan import Found, MergePlan, WeightedAdapter, plan_merge, require_mergeable
+from .found import Found
+from .plan import MergePlan, WeightedAdapter, plan_merge, require_mergeable
 from .prompts import PARITY_PROMPTS
 from .workplace import fingerprint, publish, require_disk, workplace
 

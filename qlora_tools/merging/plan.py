@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..adapters.check import stored_name
 from ..adapters.lora import AdapterFacts, LowRank
-from ..adapters.record import AdapterRecord
 from ..errors import ModelError
-from ..models.reference import ResolvedModel
 from ..models.stored_tensors import BYTES_OF, FLOATING, StoredTensor
 
 if TYPE_CHECKING:
@@ -34,16 +32,6 @@ class WeightedAdapter:
 
     facts: AdapterFacts
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Found:
-    """Adapters that fit their base, and where its tensors lie."""
-
-    adapters: tuple[WeightedAdapter, ...]
-    record: AdapterRecord
-    resolved: ResolvedModel
-    tensors: Mapping[str, StoredTensor]
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,10 @@ def test_merging_writes_a_card_and_a_card_that_somebody_wrote_in_stays(run: Path
         assert "| hardware | `NVIDIA H100` |" in card.read_text()
         card.write_text(card.read_text() + "\nIntended for tickets.\n")
     assert card.read_text().count("Intended for tickets.") == 2
-    assert push(target, "me/tickets").notes[-1].startswith("merge.json names a directory")
+    assert not any("names a directory" in note for note in push(target, "me/tickets").notes)
+    settings = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**settings, "_name_or_path": "/srv/models/base"}))
+    assert push(target, "me/tickets").notes[-1].startswith("config.json names a directory")
     two = merge_with_card({str(run): 0.5, str(copied(run, tmp_path / "other")): 0.25}, tmp_path / "both", check=False)
     card = tmp_path / "both" / "README.md"
     assert len(two.adapters) == 2 and "merged: 2, with the weights 0.5, 0.25" in card.read_text()

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,14 +76,16 @@ def merge(
     with workplace(target, task.asked()) as place, disk_errors(target.parent, left="the same merge goes on from there"):
         require_disk(target, place, task.plan.size_bytes)
         on_event(RunEvent("phase", f"Merging into the {base} base"))
-        error = _write(task, place, on_event, stop)
+        with ThreadPoolExecutor(1) as aside:  # An adapter with trained embeddings takes seconds to hash.
+            hashes = aside.submit(_adapter_hashes, task)
+            error = _write(task, place, on_event, stop)
         parity, answers = None, None
         if check:
             on_event(RunEvent("phase", f"Comparing answers to {len(prompts)} prompts"))
             parity, answers = _checked(task, place, prompts, on_event)
         difference = base_difference(task, error.relative, answers)
         result = _result(task, target, place, parity, difference, time.monotonic() - began)
-        _finish(task, place, target, result)
+        _finish(task, place, target, result, hashes.result())
     return result
 
 
@@ -283,12 +286,15 @@ def _result(
     )
 
 
-def _finish(task: MergeTask, place: Path, target: Path, result: MergeResult) -> None:
+def _adapter_hashes(task: MergeTask) -> list[str]:
+    return [file_hash(one.facts.directory / ADAPTER_WEIGHTS) for one in task.adapters]
+
+
+def _finish(task: MergeTask, place: Path, target: Path, result: MergeResult, hashes: list[str]) -> None:
     told = result.model_dump(mode="json", exclude={"directory", "adapters"})
     if task.resolved.reference.source == "local":
         told["base_model"] = task.location.name  # The record goes out with the model; this machine's paths do not.
-    files = [(one.facts.directory / ADAPTER_WEIGHTS, one.weight) for one in task.adapters]
-    adapters = [{"sha256": file_hash(file), "weight": weight} for file, weight in files]
+    adapters = [{"sha256": sha, "weight": one.weight} for sha, one in zip(hashes, task.adapters, strict=True)]
     document = {"format_version": 1, "qlora_tools": __version__, "request_sha256": task.request_hash}
     write_merge_record(place, {**document, **told, "adapters": adapters})
     publish(place, target)

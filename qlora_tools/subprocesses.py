@@ -1,8 +1,12 @@
-"""What a child process of ours may see of the environment."""
+"""Child processes of ours: what they may see of the environment, and how those are started that are talked to."""
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 _ALLOWED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV")
 _ALLOWED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HF_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "QLORA_", "BNB_")
@@ -27,6 +31,26 @@ def runner_environment(tracking: str) -> dict[str, str]:
     """That of a run: also what its libraries need, and the variables of the experiment tracker it reports to."""
     names = (*_ALLOWED, *_FOR_RUNS, *_FOR_RUNS_ANY_CASE, *(name.lower() for name in _FOR_RUNS_ANY_CASE))
     return _kept(names, (*_ALLOWED_PREFIXES, *_PREFIXES_FOR_RUNS, *_OF_TRACKERS.get(tracking, ())))
+
+
+def start_talking(module: str) -> "subprocess.Popen[str]":
+    """Start `python -m module` with pipes for lines of text, in a session of its own, so that what it starts ends with it.
+
+    Blocks for some milliseconds. Raises `OSError`.
+    """
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=runner_environment("none"),
+        start_new_session=True,
+    )
 
 
 def _kept(names: tuple[str, ...], prefixes: tuple[str, ...]) -> dict[str, str]:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from qlora_tools.errors import MachineError, QloraError
-from qlora_tools.subprocesses import runner_environment
+from qlora_tools.subprocesses import start_talking
 
 from .warm_work import WarmWork
 
@@ -53,18 +52,7 @@ class Work:
 
     def start(self) -> None:
         """Start the process; blocks for some milliseconds. Once."""
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "qlora_tools.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=runner_environment("none"),
-            # What it starts ends with it.
-            start_new_session=True,
-        )
+        self._child = start_talking("qlora_tools.worker")
         threading.Thread(target=self._talk, args=(self._child,), name=self._name, daemon=True).start()
         threading.Thread(target=self._listen, args=(self._child,), name=self._name, daemon=True).start()
         if self._killed:

@@ -98,9 +98,7 @@ def qwen_file(tiny_model: Models, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_a_modelfile_holds_template_stops_and_parameters(tiny_model: Models, qwen_file: Path, tmp_path: Path) -> None:
     end = 2
-    facts = write_ollama(
-        tiny_model("qwen3"), qwen_file, tmp_path / "ollama", stop_token_ids=[end], num_ctx=96, system='Say "yes".'
-    )
+    facts = write_ollama(tiny_model("qwen3"), qwen_file, tmp_path / "ollama", stop_token_ids=[end], num_ctx=96)
     commands = modelfile_commands((tmp_path / "ollama" / "Modelfile").read_text(encoding="utf-8"))
     assert commands == [
         ("from", "./model.gguf"),
@@ -110,7 +108,6 @@ def test_a_modelfile_holds_template_stops_and_parameters(tiny_model: Models, qwe
         ("temperature", "0.0"),
         ("repeat_penalty", "1.0"),
         ("num_ctx", "96"),
-        ("system", 'Say "yes".'),
     ]
     assert facts.stops == ["<|endoftext|>", "<|im_end|>"]
     assert facts.parity.passed
@@ -150,7 +147,7 @@ def test_strings_of_the_language_come_back_whole(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['a"""b', "a\x00b", "\x1b[0m"])
-def test_a_system_text_that_a_modelfile_cannot_hold_is_refused(text: str) -> None:
+def test_a_text_that_a_modelfile_cannot_hold_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="three quotes"):
         quoted_value(text)
 

@@ -41,7 +41,6 @@ HEAVY_MODULES = (
     "merging/parity.py",
     "merging/reading.py",
     "merging/rows.py",
-    "merging/skeleton.py",
     "merging/writing.py",
     "doctor/probe.py",
 )

@@ -62,7 +62,6 @@ def _asked(session: GenerationSession, on_event: Listener, stop: StopAsked) -> l
         session,
         [prompt.prompt for prompt in prompts],
         _ANSWER_TOKENS,
-        lambda number, text: prompts[number].is_settled(text),
         on_event=on_event,
         stop=stop,
     )

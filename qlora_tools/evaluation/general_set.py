@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -31,11 +31,6 @@ class GeneralPrompt:
         """Whether an answer is right by the rule of this question."""
         return any(_RULES[self.rule](answer.strip(), accepted) for accepted in self.accepted)
 
-    def is_settled(self, answer: str) -> bool:
-        """Whether an unfinished answer is right whatever follows. Patterns may reach to the end, and a word may go on."""
-        *_, last = re.split(r"\s", answer)
-        return self.rule != "pattern" and self.accepts(answer.removesuffix(last))
-
 
 @dataclass(frozen=True)
 class GeneralText:
@@ -50,17 +45,12 @@ def answers_of_sides(
     session: "GenerationSession",
     prompts: Sequence[str],
     max_new_tokens: int,
-    is_enough: Callable[[int, str], bool],
     *,
     on_event: Listener,
     stop: StopAsked,
 ) -> list[list[str]]:
-    """The greedy answers of the base, and of the adapter; an answer ends early where `is_enough(prompt number, text)`.
-
-    Rows that have ended make room in the batch; the last one still takes its `max_new_tokens`. Raises `AnsweringStopped`.
-    """
+    """The greedy answers of the base, and of the adapter. Raises `AnsweringStopped`."""
     from ..generation.sampling import Sampling
-    from ..generation.stopping import partial_text
 
     ids = {place: session.prompt_ids([Message(role="user", content=prompt)]) for place, prompt in enumerate(prompts)}
     answers = []
@@ -70,7 +60,6 @@ def answers_of_sides(
 
         def told(row: "Row") -> None:
             nonlocal done
-            row.ended = row.ended or is_enough(row.number, partial_text(session.tokenizer, row.answer))
             if row.ended:
                 done += 1
                 on_event(RunEvent("progress", "answers", {"done": done, "total": len(prompts)}))

@@ -18,11 +18,11 @@ from bitsandbytes.functional import (
     quantize_4bit,
     quantize_blockwise,
 )
-from bitsandbytes.nn import Linear4bit
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.quantizers import AutoHfQuantizer
 
+from ..adapters.check import stored_name
+from ..config.schema import QuantizationConfig
+from ..engine.skeleton import read_skeleton
 from ..errors import ModelError, WorkStopped
 from ..events import Listener, RunEvent, StopAsked
 from ..models.stored_tensors import StoredTensor, model_tensors
@@ -119,16 +119,10 @@ def measure_weights(
 
 def _quantised(directory: Path, stored: Mapping[str, StoredTensor]) -> list[StoredTensor]:
     """The stored weights of the layers that Transformers would replace, told by a model without memory."""
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
-    quantizer.preprocess_model(model=model, device_map=None)
-    names = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear4bit)]
-    # Some checkpoints were saved from the body of the model and lack its prefix.
-    prefix = f"{model.base_model_prefix}."
-    found = [stored.get(name) or stored.get(name.removeprefix(prefix)) for name in names]
-    chosen = [tensor for tensor in found if tensor is not None and tensor.dtype in _FLOATING]
+    modules = read_skeleton(directory, QuantizationConfig(), "bfloat16").quantized
+    names = [stored_name(f"{module}.weight", stored) for module in sorted(modules)]
+    found = [stored[name] for name in names if name is not None]
+    chosen = [tensor for tensor in found if tensor.dtype in _FLOATING]
     if not chosen:
         raise ModelError(
             f"No tensor in {directory} is the 16-bit weight of a linear layer that quantisation would replace.",

@@ -65,7 +65,6 @@ def refusals(session: GenerationSession, *, on_event: Listener = ignore, stop: S
         session,
         [prompt for _, prompt in prompts],
         _ANSWER_TOKENS,
-        lambda number, text: is_refusal(text),
         on_event=on_event,
         stop=stop,
     )

@@ -33,13 +33,12 @@ def write_ollama(
     *,
     stop_token_ids: Sequence[int] = (),
     num_ctx: int | None = None,
-    system: str | None = None,
 ) -> OllamaFacts:
     """Make `target_dir` with `gguf_path` (linked, or copied) and a Modelfile; `ollama create NAME` there takes it.
 
     `stop_token_ids` end an answer beside those that the model directory names. `num_ctx` is the context in tokens, at most
     the model's own; None for the model's own up to 8,192. The temperature is 0 and repetition is not punished, so that
-    Ollama answers as the evaluation did; its own defaults (0.8 and 1.1) do not. `system` becomes the default system text.
+    Ollama answers as the evaluation did; its own defaults (0.8 and 1.1) do not.
 
     Raises `UsageError` (`target_dir` not empty, no GGUF file, texts that a Modelfile cannot hold) and `ModelError` (no chat
     template, or one that Ollama's language cannot say) before anything is written. A template that builds
@@ -58,14 +57,13 @@ def write_ollama(
         "num_ctx": min(num_ctx or min(_LONGEST_DEFAULT, short_context(source.config) or longest), longest),
     }
     quoted = [quoted_value(text) for text in stops]
-    text = _modelfile(template, quoted, parameters, None if system is None else quoted_value(system))
+    text = _modelfile(template, quoted, parameters)
     _publish(target_dir, gguf_path, text)
     return OllamaFacts(
         directory=str(target_dir),
         modelfile=str(target_dir / MODELFILE),
         gguf=str(target_dir / MODEL),
         template=template,
-        system=system,
         stops=stops,
         parameters=parameters,
         parity=parity,
@@ -129,14 +127,14 @@ def quoted_value(text: str) -> str:
     if not _can_be_quoted(text):
         raise UsageError(
             'A Modelfile cannot hold a text with three quotes in a row (""") or control characters.',
-            next_step="Take them out of the system text.",
+            next_step="Take them out of the chat template.",
         )
     if text and not {'"', "\n"} & set(text) and text == text.strip():
         return f'"{text}"'
     return _QUOTES + text + _QUOTES
 
 
-def _modelfile(template: str, stops: Sequence[str], parameters: dict[str, float | int], system: str | None) -> str:
+def _modelfile(template: str, stops: Sequence[str], parameters: dict[str, float | int]) -> str:
     environment = Environment(
         loader=PackageLoader("qlora_tools.templates", "."),
         undefined=StrictUndefined,
@@ -145,7 +143,7 @@ def _modelfile(template: str, stops: Sequence[str], parameters: dict[str, float 
         autoescape=False,  # noqa: S701 - a Modelfile is no HTML; every text comes quoted
     )
     page = environment.get_template("Modelfile.j2")
-    return page.render(model=MODEL, template=quoted_value(template), stops=stops, parameters=parameters, system=system)
+    return page.render(model=MODEL, template=quoted_value(template), stops=stops, parameters=parameters)
 
 
 def _publish(target_dir: Path, gguf_path: Path, modelfile: str) -> None:

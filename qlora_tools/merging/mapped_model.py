@@ -22,11 +22,10 @@ from ..models.stored_tensors import StoredTensor
 from .arithmetic import Factors, row_slices, rows_and_width
 from .plan import OutputTensor
 from .reading import MappedFiles
+from .rows import Rows
 
 # What is larger stays in its file.
 _SMALL_ELEMENTS = 2**20
-# fp32 rows `[first:last]` of a stored weight.
-Rows = Callable[[int, int], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class MergeTask:
 
     def on_trained(self) -> "MergeTask":
         """The same adapters on the base that they were trained against."""
-        from .skeleton import read_skeleton
+        from ..engine.skeleton import read_skeleton
 
         quantization = self.record.quantization
         skeleton = read_skeleton(self.location, quantization, _loaded_as(self.record))
@@ -185,7 +185,7 @@ def _weighted(adapter: str | Path | Mapping[str, float]) -> tuple[tuple[Path, fl
 
 
 def _prepared(found: Found, base: MergeBase, dtype: MergeDtype) -> MergeTask:
-    from .skeleton import read_skeleton
+    from ..engine.skeleton import read_skeleton
 
     quantization = _quantization(found.record, base)
     skeleton = read_skeleton(Path(found.resolved.location), quantization, _loaded_as(found.record))

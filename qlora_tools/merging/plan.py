@@ -10,7 +10,7 @@ from ..errors import ModelError
 from ..models.stored_tensors import BYTES_OF, FLOATING, StoredTensor
 
 if TYPE_CHECKING:
-    from .skeleton import Skeleton
+    from ..engine.skeleton import Skeleton
 
 STORED_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 # Adapters that are more than sums of low-rank products, or lie on a base that is not the published one.

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 Rows = Callable[[int, int], torch.Tensor]
 
 
+def loaded_rows(files: MappedFiles, tensor: OutputTensor, dtype: str | None, part: tuple[int, int]) -> torch.Tensor:
+    """Rows of the source as they were loaded for training, in `dtype`; as they are stored where it is None."""
+    first, last = part
+    rows = files.tensor(tensor.source).reshape(rows_and_width(tensor.source))[first:last]
+    return rows if dtype is None else rows.to(getattr(torch, dtype))
+
+
 def plain_rows() -> Callable[[OutputTensor], Rows]:
     """Rows as they lie in the files."""
     files = MappedFiles()
 
     def of(tensor: OutputTensor) -> Rows:
         def rows(first: int, last: int) -> torch.Tensor:
-            stored = files.tensor(tensor.source).reshape(rows_and_width(tensor.source))[first:last]
-            return stored.to(torch.float32, copy=True)
+            return loaded_rows(files, tensor, None, (first, last)).to(torch.float32, copy=True)
 
         return rows
 
@@ -39,8 +45,7 @@ def trained_rows(task: "MergeTask") -> Callable[[OutputTensor], Rows]:
         trip: list[RoundTrip] = []
 
         def loaded(first: int, last: int) -> torch.Tensor:
-            stored = files.tensor(tensor.source).reshape(rows_and_width(tensor.source))[first:last]
-            return stored if dtype is None else stored.to(getattr(torch, dtype))
+            return loaded_rows(files, tensor, dtype, (first, last))
 
         def rows(first: int, last: int) -> torch.Tensor:
             if not tensor.quantized:

@@ -17,6 +17,7 @@ from .arithmetic import Factors, replaced_rows, row_slices, rows_and_width
 from .dequantized import RoundTrip, round_trip
 from .plan import OutputTensor
 from .reading import TORCH_DTYPE, MappedFiles, one_thread_each
+from .rows import loaded_rows
 from .shards import Put, Shard, copy_slices, write_shard
 
 # Each thread holds a few working copies of a slice: with more, memory grows and the disk sets the pace anyhow.
@@ -118,9 +119,7 @@ class ShardWriter:
         )
 
     def _loaded(self, tensor: OutputTensor, first: int, last: int) -> torch.Tensor:
-        """Rows as they were loaded for training, in that dtype; as they are stored where nothing is rounded."""
-        rows = self._files.tensor(tensor.source).reshape(rows_and_width(tensor.source))[first:last]
-        return rows if self.loaded_as is None else rows.to(getattr(torch, self.loaded_as))
+        return loaded_rows(self._files, tensor, self.loaded_as, (first, last))
 
     def _base_rows(
         self, tensor: OutputTensor, trip: RoundTrip | None, first: int, last: int

@@ -1,11 +1,9 @@
 """A dataset report as one HTML file: nothing is loaded from elsewhere, and every value is escaped."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..disk import disk_errors
@@ -26,7 +24,7 @@ from .dataset_words import (
     visible_report,
 )
 from .length_histogram import histogram_svg
-from .pages import check_page
+from .pages import check_page, page_template
 
 _SIGN = '<meta name="generator" content="qlora-tools data inspect">'
 _LONGEST_PIECE, _MOST_PIECES = 4_000, 300
@@ -47,17 +45,8 @@ def write_dataset_page(path: Path, report: DatasetReport) -> None:
 
 def dataset_page(report: DatasetReport) -> str:
     """The page of `report`; without matplotlib the lengths stand in tables alone."""
-    template = (files("qlora_tools.templates") / "dataset.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=DictLoader({"page": template}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, with_code=with_code)
     shown = visible_report(report)
-    return environment.get_template("page").render(
+    return page_template("dataset.html.j2", percent=percent, with_code=with_code).render(
         sign=Markup(_SIGN),  # noqa: S704
         report=shown,
         figures=_figures(shown),

@@ -1,11 +1,9 @@
 """An evaluation as one HTML file: nothing is loaded from elsewhere, and every value is escaped."""
 
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..disk import disk_errors
@@ -15,6 +13,7 @@ from ..results import Comparison, EvaluationResult, MetricResult, ScoreInterval
 from ..untrusted import visible_text
 from .dataset_page import with_code
 from .evaluation_plots import differences_svg, loss_change_svg
+from .pages import page_template
 
 _SIGN = '<meta name="generator" content="qlora-tools evaluate">'
 _TONES = {"ship": "good", "do not ship": "bad", "cannot tell": "warn"}
@@ -32,18 +31,9 @@ def write_evaluation_page(path: Path, result: EvaluationResult) -> None:
 
 def evaluation_page(result: EvaluationResult) -> str:
     """The page of `result`; without matplotlib the figures stand in tables alone."""
-    template = (files("qlora_tools.templates") / "evaluation.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=DictLoader({"page": template}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(with_code=with_code, visible=_visible, percent=_percent)
     tone = _TONES[result.verdict.decision]
-    return environment.get_template(
-        "page"
+    return page_template(
+        "evaluation.html.j2", with_code=with_code, visible=_visible, percent=_percent
     ).render(
         sign=Markup(_SIGN),  # noqa: S704
         result=result,

@@ -1,18 +1,16 @@
 """The report of a run as one HTML file: nothing is loaded from elsewhere, and every value is escaped."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..disk import disk_errors
 from ..errors import MissingLibraryError
 from .dataset_page import with_code as with_code
 from .loss_curve import Curve, course_svg
-from .pages import check_page
+from .pages import check_page, page_template
 
 _SIGN = '<meta name="generator" content="qlora-tools report">'
 _TONES = {"succeeded": "good", "failed": "bad", "interrupted": "bad", "cancelled": "warn", "stopped": "warn"}
@@ -37,17 +35,8 @@ def write_job_page(path: Path, run: Document, curve: Curve) -> None:
 
 def job_page(run: Document, curve: Curve) -> str:
     """The page of `run`, the document that `qlora report --json` prints; without matplotlib it has no picture."""
-    template = (files("qlora_tools.templates") / "job.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=DictLoader({"page": template}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(with_code=with_code)
     tone = _TONES.get(run["state"], "note")
-    return environment.get_template("page").render(
+    return page_template("job.html.j2", with_code=with_code).render(
         sign=Markup(_SIGN),  # noqa: S704
         run=run,
         tone=tone,

@@ -1,6 +1,11 @@
 """Pages on disk: only a new file or an earlier page of the same command is written."""
 
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined, Template
 
 from ..disk import disk_errors
 from ..errors import UsageError
@@ -25,3 +30,17 @@ def check_page(path: Path, sign: str) -> None:
 def _has(path: Path, sign: str) -> bool:
     with path.open("rb") as file:
         return sign.encode() in file.read(500)
+
+
+def page_template(name: str, **filters: Callable[..., Any]) -> Template:
+    """The template of a page, in which every value is escaped and none may be missing."""
+    source = (files("qlora_tools.templates") / name).read_text(encoding="utf-8")
+    environment = Environment(
+        loader=DictLoader({"page": source}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template("page")

@@ -72,7 +72,6 @@ class OllamaFacts(Result):
     modelfile: str
     gguf: str
     template: str
-    system: str | None
     stops: list[str]
     parameters: dict[str, float | int]
     parity: TemplateParity

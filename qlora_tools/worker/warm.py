@@ -11,8 +11,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -26,7 +24,7 @@ from .. import errors
 from ..errors import MachineError, QloraError
 from ..events import Listener, RunEvent, StopAsked, ignore, never
 from ..generation.stopping import AnsweringStopped
-from ..subprocesses import runner_environment
+from ..subprocesses import start_talking
 
 Document = dict[str, Any]
 _POLL_SECONDS = 0.1
@@ -132,18 +130,7 @@ class _Child:
 
     def __init__(self, settings: Document) -> None:
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "qlora_tools.worker.keeping"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env=runner_environment("none"),
-                # What it starts ends with it.
-                start_new_session=True,
-            )
+            self._process = start_talking("qlora_tools.worker.keeping")
         except OSError as error:
             raise MachineError(
                 f"No worker process can be started: {error.strerror}.",

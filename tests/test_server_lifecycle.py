@@ -137,7 +137,8 @@ def start(nursery: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[.
     for descriptor in opened:
         os.close(descriptor)
     for trial in made:
-        assert (trial.folder / "code").exists() or not _is_there(trial.server)
+        # A process closes its files a moment before it is gone.
+        until(lambda trial=trial: (trial.folder / "code").exists() or not _is_there(trial.server))
 
 
 def _is_there(pid: int) -> bool:

@@ -161,9 +161,14 @@ def trainer_arguments(
     }
 
 
+def optimizer_name(optimizer: str) -> str:
+    """The optimiser as Transformers calls it."""
+    return _OPTIMIZER_NAMES.get(optimizer, optimizer)
+
+
 def _optimiser_arguments(training: TrainingConfig, steps: int) -> dict[str, Any]:
     return {
-        "optim": _OPTIMIZER_NAMES.get(training.optimizer, training.optimizer),
+        "optim": optimizer_name(training.optimizer),
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.schedule,
         # Whole steps, since Transformers reads a value below 1 as a ratio and 0.03 of 20 steps would be none at all; but

@@ -29,6 +29,7 @@ from .evaluation import (
     Verdict,
 )
 from .exporting import ExportedFile, ExportResult, PushResult, ServingCheck, ServingPlan
+from .foreign import LintFinding, LintResult
 from .gguf import ConversationParity, GgufCheck, GgufFacts, OllamaFacts, TemplateParity
 from .instruments import (
     AdapterEffect,
@@ -55,6 +56,7 @@ from .memory import (
     ProbeResult,
 )
 from .merging import BaseDifference, MergeResult, ParityResult
+from .scripts import ScriptLines, ScriptResult
 from .training import Recovery, RowCounts, TrainResult
 
 __all__ = [
@@ -89,6 +91,8 @@ __all__ = [
     "LeakedRow",
     "LengthSummary",
     "LimitShare",
+    "LintFinding",
+    "LintResult",
     "MappingProposal",
     "MaskPiece",
     "MaskedRow",
@@ -112,6 +116,8 @@ __all__ = [
     "RowCounts",
     "RowMapping",
     "ScoreInterval",
+    "ScriptLines",
+    "ScriptResult",
     "ServingCheck",
     "ServingPlan",
     "SkippedKind",

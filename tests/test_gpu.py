@@ -1,5 +1,8 @@
 """The stock engine on a CUDA GPU. Run by hand: `make test-gpu`; the last result is in benchmarks/results/."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +14,9 @@ from qlora_tools.config import parse_config
 from qlora_tools.errors import MachineError
 
 from .families import FAMILIES
+from .script_runs import losses_of
 
+ROOT = Path(__file__).resolve().parent.parent
 Raw = Callable[..., dict[str, Any]]
 Models = Callable[[str], Path]
 pytestmark = pytest.mark.gpu
@@ -86,6 +91,28 @@ def test_paged_and_plain_optimisers_train(optimizer: str, tiny_model: Models, ch
 def test_two_runs_have_losses_equal_to_rounding(tiny_model: Models, chat_rows: Path, config_for: Raw) -> None:
     first, again = (train(config_for(tiny_model("llama"), chat_rows)) for _ in range(2))
     assert again.losses == pytest.approx(first.losses, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8", "none"])
+@pytest.mark.parametrize("packing", ["off", "padding_free"])
+def test_a_rendered_script_has_the_losses_of_the_tool(
+    kind: str, packing: str, tiny_model: Models, chat_rows: Path, config_for: Raw, tmp_path: Path
+) -> None:
+    from qlora_tools.scripts.render import render_script
+
+    def config() -> dict[str, Any]:
+        training = {**EIGHT_STEPS, "packing": packing}
+        return config_for(tiny_model("llama"), chat_rows, training=training, quantization={"kind": kind})
+
+    result, there = train(config()), parse_config(config())
+    script = tmp_path / "train.py"
+    render_script(there, output=script)
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    elsewhere = os.pathsep.join(folder for folder in folders if folder and Path(folder).resolve() != ROOT)
+    environment = {**os.environ, "PYTHONPATH": elsewhere, "CUDA_VISIBLE_DEVICES": "0"}
+    subprocess.run([sys.executable, str(script)], check=True, cwd=tmp_path, env=environment)
+    # The same kernels in the same order; atomic additions of embeddings' kin may still round otherwise.
+    assert losses_of(Path(there.output.directory)) == pytest.approx(result.losses, abs=2e-2)
 
 
 @contextmanager

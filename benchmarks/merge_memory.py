@@ -2,14 +2,18 @@
 
 For the widths of Llama-3.1-8B and 70B with so many layers, random weights in bf16 and an adapter of rank 16 on all
 projections, embedding and head: peak anonymous memory (RssAnon) of the merging process above what its imports take, and
-its time beside copying the same files, in one run. Cases: LoRA into the original base, into the NF4 base, and trained
-embeddings and head (modules to save). Writes `benchmarks/results/merge_memory.json`.
+its time beside copying the same files. Both are done in turn, several times, since other work on a machine moves both:
+the median of each counts, and the processor's seconds stand beside. A merge takes from its call to its return, with the
+result on the disk; importing and the end of the process are told apart. Cases: LoRA into the original base, into the NF4
+base, and trained embeddings and head (modules to save). Writes `benchmarks/results/merge_memory.json`.
 """
 
 import json
 import os
 import platform
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "embedding and head trained in full, original base": {"base": "original", "adapter": "saved"},
     "lora, nf4 base": {"base": "nf4"},
 }
+_REPETITIONS = 3
 _RANK = 16
 _CHUNK = 2**24
 
@@ -43,6 +48,7 @@ def main(layers: int, folder: Path, check: bool) -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {os.sysconf('SC_PHYS_PAGES') * 4096 / 2**30:.0f} GiB",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")},
         "layers": layers,
+        "repetitions": _REPETITIONS,
         "checked": check,
         "rows": measured,
     }
@@ -58,14 +64,15 @@ def _of_model(name: str, layers: int, folder: Path, check: bool) -> Iterator[dic
         for case, wanted in CASES.items():
             settings = dict(wanted)
             adapter = _write_adapter(Path(place) / "adapter", base, settings.pop("adapter", "linear"))
-            copied = _copy_seconds(base, Path(place) / "copy")
-            row = _merged(adapter, Path(place) / "merged", {**settings, "check": check})
+            rows = []
+            for _ in range(_REPETITIONS):
+                copied = _copied(base, Path(place) / "copy")
+                rows.append(copied | _merged(adapter, Path(place) / "merged", {**settings, "check": check}))
             size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-            row = {"model": name, "case": case, "gigabytes": round(size / 1e9, 2), "copy_seconds": copied, **row}
-            row["speed_of_copying"] = round(copied / row["merge_seconds"], 2)
+            row = {"model": name, "case": case, "gigabytes": round(size / 1e9, 2), **_together(rows)}
+            row["speed_of_copying"] = round(row["copy_seconds"] / row["merge_seconds"], 2)
             print(json.dumps(row), flush=True)
             yield row
-            shutil.rmtree(Path(place) / "merged")
             shutil.rmtree(adapter)
 
 
@@ -129,24 +136,41 @@ def _write_random(file: Path, shapes: dict[str, list[int]]) -> None:
             opened.write(noise[: min(len(noise), place - begin)])
 
 
-def _copy_seconds(base: Path, target: Path) -> float:
+def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of what was measured each time; of memory the most."""
+    found = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0] if "seconds" in name}
+    most = {name: max(row[name] for row in rows) for name in ("imports_mib", "peak_above_imports_mib")}
+    return {**found, **most, "parity": rows[-1]["parity"]}
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _copied(base: Path, target: Path) -> dict[str, float]:
     """A copy of the same files to the same disk, on the disk at its end as a merge is."""
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _processor_seconds()
     shutil.copytree(base, target)
     for file in target.iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    seconds = time.perf_counter() - began
+    seconds = {
+        "copy_seconds": time.perf_counter() - began,
+        "copy_processor_seconds": _processor_seconds() - used,
+    }
     shutil.rmtree(target)
-    return round(seconds, 2)
+    return seconds
 
 
 def _merged(adapter: Path, target: Path, settings: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--merge", str(adapter), str(target), json.dumps(settings)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
+    began = time.perf_counter()
     child.stdout.readline()  # Its libraries are imported.
+    ready = time.perf_counter()
     imports, peaks = _anonymous(child.pid), [0]
     over = threading.Event()
 
@@ -156,20 +180,22 @@ def _merged(adapter: Path, target: Path, settings: dict[str, Any]) -> dict[str, 
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
-    assert child.stdin is None
-    told = child.stdout.read()
-    child.wait()
-    seconds = time.perf_counter() - began
+    told = child.stdout.readline()
+    merged = time.perf_counter()
+    child.communicate()
+    ended = time.perf_counter()
     over.set()
     watcher.join()
     if child.returncode:
         raise SystemExit(f"the merge failed: {told}")
+    shutil.rmtree(target)
     return {
-        "merge_seconds": round(seconds, 2),
+        "import_seconds": ready - began,
+        "merge_seconds": merged - ready,
+        "end_seconds": ended - merged,
         "imports_mib": round(imports / 2**20),
         "peak_above_imports_mib": round((peaks[0] - imports) / 2**20),
-        "parity": json.loads(told)["parity"],
+        **json.loads(told),
     }
 
 
@@ -187,7 +213,10 @@ def merge_here(adapter: str, target: str, settings: str) -> None:
     from qlora_tools.merging import merge, parity, writing  # noqa: F401
 
     print("ready", flush=True)
-    print(merge(adapter, target, **json.loads(settings)).model_dump_json(), flush=True)
+    used = _processor_seconds()
+    result = merge(adapter, target, **json.loads(settings)).model_dump(mode="json")
+    told = {"merge_processor_seconds": _processor_seconds() - used, "parity": result["parity"]}
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,28 +26,36 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .exporting.export import export
     from .exporting.push import push
+    from .foreign import lint_script
+    from .foreign.importing import import_config
     from .generation.files import generate_file
     from .generation.generate import generate
     from .inspection import inspect_dataset, redact_dataset
     from .jobs import get_job, list_jobs, prune_jobs, read_log, resume_job, start_training, start_work, stop_job
     from .memory import estimate_memory
     from .merging.merge import merge
-    from .planning import create_config
+    from .planning import compare_configs, create_config
+    from .scripts.changed import explain_script
+    from .scripts.render import render_script
     from .serving import plan_serving, serve
 
 _HOMES = {
     "QloraError": "errors",
     "RunConfig": "config",
     "check_environment": "doctor",
+    "compare_configs": "planning",
     "create_config": "planning",
     "diagnose": "doctor",
     "estimate_memory": "memory",
     "export": "exporting",
     "evaluate": "evaluation",
+    "explain_script": "scripts.changed",
     "generate": "generation",
     "generate_file": "generation",
     "get_job": "jobs",
+    "import_config": "foreign.importing",
     "inspect_dataset": "inspection",
+    "lint_script": "foreign",
     "list_jobs": "jobs",
     "load_config": "config",
     "merge": "merging",
@@ -57,6 +65,7 @@ _HOMES = {
     "push": "exporting",
     "read_log": "jobs",
     "redact_dataset": "inspection",
+    "render_script": "scripts.render",
     "resume_job": "jobs",
     "serve": "serving",
     "start_training": "jobs",
@@ -70,15 +79,19 @@ __all__ = [
     "RunConfig",
     "__version__",
     "check_environment",
+    "compare_configs",
     "create_config",
     "diagnose",
     "estimate_memory",
     "evaluate",
+    "explain_script",
     "export",
     "generate",
     "generate_file",
     "get_job",
+    "import_config",
     "inspect_dataset",
+    "lint_script",
     "list_jobs",
     "load_config",
     "merge",
@@ -88,6 +101,7 @@ __all__ = [
     "push",
     "read_log",
     "redact_dataset",
+    "render_script",
     "resume_job",
     "serve",
     "start_training",

@@ -32,6 +32,7 @@ _AS_TOOLS = {
     "qlora evaluate": "evaluate_adapter",
     "qlora merge": "merge_adapter",
     "qlora export": "export_model",
+    "qlora script": "render_script",
     "qlora guide": "qlora://guide/{topic}",
 }
 # Options of commands that tools have as arguments.

@@ -62,6 +62,9 @@ Settings = Annotated[
         description='Run config fields: {"rank": 64}. All: qlora://config/schema.',
     ),
 ]
+# A config of a tool that says itself what it takes it for.
+KnownConfig = Annotated[dict[str, Any], BeforeValidator(_as_mapping)]
+PlannedConfig = Annotated[KnownConfig, Field(description="As of create_config.")]
 Config = Annotated[
     dict[str, Any],
     BeforeValidator(_as_mapping),

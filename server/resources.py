@@ -1,11 +1,13 @@
 """Resources: guides, the config schema, and what jobs wrote. All of it text, safe to show and without secrets."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
@@ -18,6 +20,7 @@ from qlora_tools.run_output import METRICS_FILE
 
 from .answers import shown
 from .options import ServerOptions
+from .work import Document, WorkRoom
 
 if TYPE_CHECKING:
     from qlora_tools.jobs import JobStatus
@@ -27,8 +30,8 @@ _MOST_METRICS_BYTES = 1_000_000
 _MARKDOWN = "text/markdown"
 
 
-def add_resources(server: MCPServer, options: ServerOptions) -> None:
-    """Give `server` its resources."""
+def add_resources(server: MCPServer, options: ServerOptions, room: WorkRoom) -> None:
+    """Give `server` its resources. What needs torch is made in `room`."""
     for topic, summary in topics().items():
         server.add_resource(
             FunctionResource(
@@ -41,12 +44,13 @@ def add_resources(server: MCPServer, options: ServerOptions) -> None:
         )
     server.resource("qlora://config/schema", name="config-schema", mime_type="application/json")(_schema)
     server.resource("qlora://guide/{topic}", name="guide", mime_type=_MARKDOWN)(_guide)
-    files = JobFiles(options)
+    files = JobFiles(options, room)
     parts = (
         ("config", "text/yaml", files.config),
         ("log", "text/plain", files.log),
         ("metrics", "application/jsonl", files.metrics),
         ("report", "text/html", files.report),
+        ("script", "text/x-python", files.script),
     )
     for part, mime_type, read in parts:
         server.resource(f"qlora://jobs/{{job_id}}/{part}", name=f"job-{part}", mime_type=mime_type)(read)
@@ -67,8 +71,8 @@ def _guide(topic: str) -> str:
 class JobFiles:
     """What a job wrote, as far as it lies where this server may read."""
 
-    def __init__(self, options: ServerOptions) -> None:
-        self._options = options
+    def __init__(self, options: ServerOptions, room: WorkRoom) -> None:
+        self._options, self._room = options, room
 
     def config(self, job_id: str) -> str:
         """The job's complete run config as YAML; of an evaluation, merge or export its arguments."""
@@ -85,6 +89,28 @@ class JobFiles:
     def report(self, job_id: str) -> str:
         """How the job went, as a page of HTML."""
         return _said(self._report, job_id)
+
+    async def script(self, job_id: str) -> str:
+        """The job's training as a script in plain Transformers, PEFT and TRL."""
+        with _in_words():
+            config = await anyio.to_thread.run_sync(self._trained, job_id)
+            found = await self._room.done("script", {"config": config}, _untold)
+            if found is None:
+                raise UsageError(f"The script of {job_id} is still being rendered.", next_step="Read it again.")
+            return shown(found["text"])
+
+    def _trained(self, job_id: str) -> Document:
+        """The config of a training, with every path in it checked."""
+        from qlora_tools.jobs.facts import read_document
+        from qlora_tools.jobs.training import with_changes
+
+        status = self._status(job_id)
+        if status.kind != TRAINING:
+            raise UsageError(f"The job {status.id} is no training.", next_step=f"Read qlora://jobs/{status.id}/config.")
+        job = Workspace.at(self._options.workspace).job(status.id)
+        config = self._options.access.checked_config(with_changes(read_document(job.config_file) or {}, {}))
+        whole: Document = config.model_dump(mode="json")
+        return whole
 
     def _config(self, job_id: str) -> str:
         from qlora_tools.config import dump_config
@@ -133,8 +159,18 @@ class JobFiles:
 
 def _said(read: Callable[..., str], *arguments: str) -> str:
     """The text that `read` gives. Raises `ResourceError` in the words of what went wrong."""
-    try:
+    with _in_words():
         return shown(read(*arguments))
+
+
+async def _untold(event: Document) -> None:
+    """Nobody is told of progress while a resource is read."""
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
     except UsageError as error:
         raise ResourceNotFoundError(f"{error.message} {error.next_step}") from None
     except QloraError as error:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 Schema = dict[str, Any]
+# What goes without saying: an object may have any members unless it is closed.
+_ANYTHING = ("additionalProperties", True)
 
 
 def plain_schema(schema: Mapping[str, Any]) -> Schema:
@@ -39,7 +41,7 @@ def _plain(schema: Mapping[str, Any], known: Mapping[str, Any], within: tuple[st
     return {
         key: _value(key, value, known, within)
         for key, value in schema.items()
-        if key not in names or isinstance(value, bool)
+        if (key not in names or isinstance(value, bool)) and (key, value) != _ANYTHING
     }
 
 

@@ -1,6 +1,7 @@
 """A tool that refuses what it does not know, and whose errors let the caller mend the call in one try."""
 
 import difflib
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
@@ -49,6 +50,7 @@ class StrictTool(Tool):
             function, name=function.__name__, title=title, annotations=annotations, structured_output=True
         )
         assert isinstance(tool, StrictTool)
+        tool.description = inspect.cleandoc(tool.description)  # what indents it would cost tokens with each task
         tool.parameters = {**plain_schema(tool.parameters), "additionalProperties": False}
         tool.fn_metadata = _Metadata(**{name: getattr(tool.fn_metadata, name) for name in FuncMetadata.model_fields})
         tool.fn_metadata.output_schema = outline_of(tool.fn_metadata.output_schema or {})

@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 import traceback
+from pathlib import Path
 
 
 def _run(request: dict) -> int:
@@ -18,7 +19,7 @@ def _run(request: dict) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = [request["script"], *request["arguments"]]
-    sys.path[0:0] = [os.path.dirname(request["script"])]
+    sys.path[0:0] = [str(Path(request["script"]).parent)]
     try:
         runpy.run_path(request["script"], run_name="__main__")
     except SystemExit as end:
@@ -26,7 +27,7 @@ def _run(request: dict) -> int:
             print(end.code, file=sys.stderr)
             return 1
         return int(end.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as the interpreter itself does at the end of a script
         traceback.print_exc()
         return 1
     return 0

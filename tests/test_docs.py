@@ -123,7 +123,7 @@ def test_command_lines_are_found_and_wrong_ones_are_seen() -> None:
     assert len(command_lines("SKILL.md")) >= 10
     assert len(command_lines("docs/commands.md")) >= 10
     assert problem_of("estimates --model x") == "no command estimates"
-    assert problem_of("config diff a b") == "no command config diff"
+    assert problem_of("config compare a b") == "no command config compare"
     assert problem_of("train run.yaml --now") == "train has no option --now"
     assert problem_of('generate out -p "--now"') == "generate has no option --now"
     assert problem_of("merge out -o DIR --no-check --json") is None

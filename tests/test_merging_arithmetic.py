@@ -170,6 +170,66 @@ def test_the_dequantised_base_is_that_of_bitsandbytes_to_the_last_bit(
     require_equal(ours, dict(theirs))
 
 
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_the_table_of_levels_finds_what_a_search_among_them_finds(kind: str) -> None:
+    import torch
+
+    from qlora_tools.merging.dequantized import levels
+    from qlora_tools.merging.reading import Scratch
+
+    table, edges = levels(kind), torch.arange(-(2**14), 2**14 + 1) / 2**14
+    # Boundaries, edges of cells, and the numbers right beside them.
+    hard = torch.cat(
+        [table.boundaries, table.values, edges, torch.rand(2**16) * 2 - 1, torch.tensor([0.0, -0.0, 1e-38])]
+    )
+    up, down = (torch.nextafter(hard, torch.tensor(to)).clamp(-1, 1) for to in (2.0, -2.0))
+    numbers = torch.cat([hard, up, down])
+    assert torch.equal(table.nearest(numbers, Scratch()), table.searched(numbers))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_round_trip_of_any_dtype_is_that_of_bitsandbytes_to_the_last_bit(dtype: str) -> None:
+    import torch
+    from bitsandbytes import functional
+
+    from qlora_tools.config.schema import QuantizationConfig
+    from qlora_tools.merging.dequantized import round_trip
+    from qlora_tools.merging.reading import Scratch
+
+    torch.manual_seed(0)
+    # Blocks of zeros, one of outliers and a short one at the end.
+    weight = (torch.randn(333, 200) * 0.02).to(getattr(torch, dtype))
+    weight[7:9], weight[11, 3] = 0, 30
+    parts, scratch = [(0, 128), (128, 256), (256, 333)], Scratch()
+
+    def spread(function: Callable[[tuple[int, int]], None], given: Any) -> None:
+        for part in given:
+            function(part)
+
+    def read(first: int, last: int) -> torch.Tensor:
+        return weight[first:last]
+
+    trip = round_trip(QuantizationConfig(), read, (333, 200), parts, spread, scratch)
+    ours = torch.cat([trip.of(read(*part), part[0], scratch).clone() for part in parts])
+    codes, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    assert torch.equal(ours, functional.dequantize_4bit(codes, state).float())
+
+
+def test_a_file_that_becomes_shorter_while_it_is_copied_is_said(tmp_path: Path) -> None:
+    from qlora_tools.errors import ModelError
+    from qlora_tools.merging.reading import pieces
+    from qlora_tools.models.stored_tensors import StoredTensor
+
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(range(100)))
+    stored = StoredTensor("weight", file, "U8", (200,), 10, 210)
+    taken = pieces(stored, 20, 180)
+    begin, piece = next(taken)
+    assert (begin, bytes(piece)) == (20, bytes(range(30, 100)))
+    with pytest.raises(ModelError, match="has become shorter"):
+        next(taken)
+
+
 def test_a_head_that_was_tied_gets_its_own_weight_where_only_the_embedding_was_adapted(
     tiny_model: Models, tmp_path: Path
 ) -> None:
@@ -324,3 +384,13 @@ def test_the_language_model_in_one_that_reads_images_is_merged(tiny_model: Model
     }
     name = "layers.1.self_attn.q_proj.weight"
     assert bool((ours[f"language_model.model.{name}"] == theirs[name]).all())
+
+
+def test_no_slice_is_a_single_row_that_is_left_over() -> None:
+    from qlora_tools.merging.arithmetic import SLICE_ELEMENTS, row_slices
+    from qlora_tools.merging.plan import OutputTensor
+    from qlora_tools.models.stored_tensors import StoredTensor
+
+    step = SLICE_ELEMENTS // 1024
+    stored = StoredTensor("w", Path("none"), "F32", (2 * step + 1, 1024), 0, 0)
+    assert list(row_slices(OutputTensor("w", "F32", stored))) == [(0, step), (step, 2 * step + 1)]

@@ -61,13 +61,16 @@ PLAIN_TEXT = {
     "export_model.idempotency_key",
     "control_job.job_id",
 }
-# Arguments that hold fields of a run config.
+# Arguments that hold fields of a run config, or settings of a kind of script.
 OF_CONFIG = {
     "inspect_dataset.settings",
     "estimate_memory.settings",
     "create_config.settings",
     "create_config.config",
+    "create_config.compare_with",
     "diagnose_failure.config",
+    "render_script.config",
+    "render_script.settings",
     "start_training.config",
     "control_job.changes",
 }
@@ -81,6 +84,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "list_jobs": {},
     "diagnose_failure": {},
     "generate_text": {"adapter": "run", "prompts": ["hello"]},
+    "render_script": {
+        "kind": "accelerate",
+        "config": {"model": {"name": "qwen3-8b"}, "data": {"path": "rows.jsonl"}, "output": {"directory": "out"}},
+    },
     "start_training": {"dry_run": True},
     "evaluate_adapter": {"adapter": "run", "dry_run": True},
     "merge_adapter": {"adapter": "run", "output": "merged", "dry_run": True},
@@ -419,6 +426,8 @@ def calls_with_path(where: str, value: object) -> list[tuple[str, dict[str, Any]
     return [
         ("start_training", {"config": config(**{where: value}), "dry_run": True}),
         ("create_config", {"config": config(**{where: value})}),
+        ("create_config", {"config": config(), "compare_with": config(**{where: value})}),
+        ("render_script", {"config": config(**{where: value}), "kind": "accelerate"}),
         ("create_config", {**GOOD["create_config"], **settings}),
         ("inspect_dataset", {**GOOD["inspect_dataset"], **settings}),
         ("estimate_memory", {**GOOD["estimate_memory"], **settings}),

@@ -48,7 +48,7 @@ HEAVY_MODULES = (
 MAX_PARAMETERS = 6
 MAX_PUBLIC_PARAMETERS = 12
 # A tool's parameters are its arguments, which agents see as a schema, and the context of the call.
-MAX_TOOL_PARAMETERS = 10
+MAX_TOOL_PARAMETERS = 12
 # Public functions whose keywords are their documentation; one call of each stands in the README.
 MANY_PARAMETERS = {
     *("check_evaluation", "evaluate", "export", "generate", "generate_file", "merge"),
@@ -80,6 +80,7 @@ RANKS = {
     "progress": 4,
     "report": 4,
     "access": 5,
+    "foreign": 5,
     "inspection": 5,
     "engine": 6,
     "planning": 6,
@@ -87,6 +88,7 @@ RANKS = {
     "generation": 7,
     "evaluation": 8,
     "merging": 8,
+    "scripts": 8,
     "exporting": 9,
     "serving": 10,
     "jobs": 10,

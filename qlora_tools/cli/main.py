@@ -27,6 +27,7 @@ _COMMANDS = {
     "merge": ("merge", "Merge an adapter into its base and check the result."),
     "plan": ("plan", "Plan a run that fits: a config with the reason for each value."),
     "resume": ("resume", "Go on with a job from its last checkpoint."),
+    "script": ("script", "Write a config as a script that runs by itself; find what is wrong in somebody's."),
     "serve": ("serve", "Hand a model over to the OpenAI-compatible server installed here."),
     "status": ("status", "Show one job: how far it is, how it ended, what to do next."),
     "stop": ("stop", "End a job with a checkpoint, or for good."),
@@ -64,6 +65,7 @@ def qlora() -> None:
       qlora demo                        see the whole path on a small real model
       qlora guide qlora                 what QLoRA is and when to use it
       qlora data inspect rows.jsonl     is the data ready? which of its tokens are learnt?
+      qlora script run.yaml -o train.py the same as a script to keep, in plain Transformers, PEFT and TRL
       qlora train run.yaml              train; `qlora config explain run.yaml` says what each value does
       qlora jobs                        what runs, waits and ended; then status, logs, stop, resume
       qlora generate OUTPUT -p "..."    base and adapter side by side

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from transformers import LogitsProcessor
 
 from ..results import ParityResult
 
@@ -29,6 +31,44 @@ class Measured:
     same: torch.Tensor
     clear: torch.Tensor
     divergence: float
+
+
+class Kept:
+    """Log-probabilities `[prompts, tokens, vocabulary]` of a reference, taken down while it generates.
+
+    They lie in a file: for a large vocabulary they are a gigabyte.
+    """
+
+    def __init__(self, file: Path, prompts: int, tokens: int) -> None:
+        self._file, self._shape = file, (prompts, tokens)
+        self._held = torch.empty(*self._shape, 0)
+
+    def put(self, indices: Sequence[int], token: int, logits: torch.Tensor) -> None:
+        """Take down the `logits` `[rows, vocabulary]` at one token of the answers to the prompts `indices`."""
+        if not self._held.numel():
+            self._file.touch()
+            size = self._shape[0] * self._shape[1] * logits.shape[1]
+            flat = torch.from_file(str(self._file), shared=True, size=size, dtype=torch.float32)
+            self._held = flat.view(*self._shape, -1)
+        for index, row in zip(indices, logits, strict=True):
+            self._held[index, token] = row.float().log_softmax(-1)
+
+    def of(self, rows: Sequence[Asked]) -> dict[int, torch.Tensor]:
+        """Of each row's answer, `[answer tokens, vocabulary]`."""
+        return {index: self._held[index, : len(row.answer_ids)] for index, row in enumerate(rows)}
+
+
+class Keeping(LogitsProcessor):
+    """Lets `generate` put the logits of each step into `kept`, and changes none."""
+
+    def __init__(self, kept: Kept, indices: Sequence[int]) -> None:
+        self._kept, self._indices, self._token = kept, indices, 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """As `generate` calls it at each step, with `[rows, vocabulary]`."""
+        self._kept.put(self._indices, self._token, scores)
+        self._token += 1
+        return scores
 
 
 def measured_rows(

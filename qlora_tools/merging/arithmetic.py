@@ -27,6 +27,10 @@ def row_slices(tensor: OutputTensor) -> Iterator[tuple[int, int]]:
     whole = _BLOCK // math.gcd(width, _BLOCK)
     step = max(SLICE_ELEMENTS // max(width, 1) // whole * whole, whole)
     for first in range(0, rows, step):
+        # A row on its own is multiplied by another routine, which rounds otherwise: it goes with the rows before it.
+        if rows - (first + step) == 1:
+            yield first, rows
+            return
         yield first, min(first + step, rows)
 
 
@@ -90,7 +94,8 @@ class Factors:
             assert self.bias is not None
             return weight.add_((self.bias * self.addition.scaling)[first:last].reshape(weight.shape))
         if self._adds_while_multiplying:
-            return weight.addmm_(self.b[first:last], self.a)
+            left, right = (self.a[:, first:last].T, self.b.T) if self._turned else (self.b[first:last], self.a)
+            return weight.addmm_(left, right)
         delta = self.delta(first, last)
         if self.magnitude is None:
             return weight.add_(delta)
@@ -102,7 +107,7 @@ class Factors:
 
     @property
     def _adds_while_multiplying(self) -> bool:
-        return not self._turned and self.magnitude is None and self.scale == 1 and self.a.shape[0] <= _ONE_BLOCK
+        return self.magnitude is None and self.scale == 1 and self.a.shape[0] <= _ONE_BLOCK
 
     def _decomposed(self, weight: torch.Tensor, delta: torch.Tensor, first: int, last: int) -> torch.Tensor:
         assert self.magnitude is not None

@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy
 import torch
-from bitsandbytes import functional
 
 from ..config.schema import QuantizationConfig
 from ..errors import ModelError
+from .reading import Scratch
 
 _NESTED_BLOCK = 256
+_NESTED_PART = 2**16
 _CELLS = 2**14
+_MIDDLE = torch.tensor(float(_CELLS))
+_REACH = 2**-6
 # bitsandbytes' guard against blocks of zeros.
 _LEAST = 1e-38
 BLOCK = 64
@@ -31,24 +35,27 @@ class RoundTrip:
     largest: torch.Tensor | None = None
     constants: torch.Tensor | None = None
 
-    def of(self, weight: torch.Tensor, first: int) -> torch.Tensor:
-        """Rows from `first` on, `[rows, width]` in the dtype of loading, as fp32 after the round trip."""
+    def of(self, weight: torch.Tensor, first: int, scratch: Scratch) -> torch.Tensor:
+        """Rows from `first` on, `[rows, width]` in the dtype of loading, as fp32 after the round trip, in `scratch`."""
         if self.kind == "int8":
             return _int8(weight)
         assert self.constants is not None
         assert self.largest is not None
-        begin, flat = first * self.width // BLOCK, weight.reshape(-1).float()
-        whole = flat.numel() // BLOCK
-        blocks = slice(begin, begin + whole)
-        scaled = flat[: whole * BLOCK].reshape(-1, BLOCK) * (1.0 / self.largest[blocks].clamp(min=_LEAST))[:, None]
-        values = levels(self.kind).nearest(scaled.reshape(-1)).reshape(-1, BLOCK).mul_(self.constants[blocks][:, None])
-        values = values.reshape(-1)
-        if flat.numel() % BLOCK:
+        begin, numbers = first * self.width // BLOCK, scratch.fp32("base", weight.reshape(-1))
+        whole = numbers.numel() // BLOCK
+        blocks, table = slice(begin, begin + whole), levels(self.kind)
+        in_blocks = numbers[: whole * BLOCK].view(-1, BLOCK)
+        in_blocks.mul_((1.0 / self.largest[blocks].clamp(min=_LEAST))[:, None])
+        found = table.nearest(in_blocks.view(-1), scratch).view(-1, BLOCK)
+        torch.mul(found, self.constants[blocks][:, None], out=in_blocks)
+        if numbers.numel() % BLOCK:
             # The last block of a tensor may be short, and bitsandbytes divides there.
-            rest = levels(self.kind).nearest(flat[whole * BLOCK :] / self.largest[begin + whole].clamp(min=_LEAST))
-            values = torch.cat([values, rest * self.constants[begin + whole]])
+            rest = numbers[whole * BLOCK :]
+            rest.div_(self.largest[begin + whole].clamp(min=_LEAST))
+            rest.copy_(table.searched(rest) * self.constants[begin + whole])
         # In the dtype of loading, as every forward pass of the training had it.
-        return values.to(weight.dtype).float().reshape(weight.shape)
+        rounded = scratch.room("rounded", numbers.numel(), weight.dtype).copy_(numbers)
+        return numbers.copy_(rounded).view(weight.shape)
 
 
 def round_trip(
@@ -57,6 +64,7 @@ def round_trip(
     shape: tuple[int, int],
     slices: Sequence[tuple[int, int]],
     spread: Spread,
+    scratch: Scratch,
 ) -> RoundTrip:
     """Find the constants of a tensor `[rows, width]` whose rows `read` gives; `spread` calls a function for all slices."""
     rows, width = shape
@@ -68,26 +76,33 @@ def round_trip(
     def find(part: tuple[int, int]) -> None:
         flat = read(*part).reshape(-1)
         begin, whole = part[0] * width // BLOCK, flat.numel() // BLOCK
-        least, most = torch.aminmax(flat[: whole * BLOCK].reshape(-1, BLOCK).float(), dim=1)
-        torch.maximum(most, least.neg_(), out=constants[begin : begin + whole])
+        constants[begin : begin + whole] = (
+            _magnitudes(flat[: whole * BLOCK], scratch).view(-1, BLOCK).amax(1).view(flat.dtype)
+        )
         if flat.numel() % BLOCK:
             constants[begin + whole] = flat[whole * BLOCK :].float().abs().amax()
 
     spread(find, slices)
-    if not bool(torch.isfinite(constants).all()):
+    if not bool(torch.isfinite(constants.amax())):
         raise ModelError(
             "The weights of the base have numbers that are not finite.",
             next_step="Fetch the base again; it is damaged.",
         )
-    kept = _nested(constants) if quantization.double_quantization else constants
+    kept = _nested(constants, spread) if quantization.double_quantization else constants
     return RoundTrip(quantization.kind, width, constants, kept)
+
+
+def _magnitudes(numbers: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    """The bits of floating numbers without their signs: integers of the same order, found and compared much faster."""
+    bits = torch.int16 if numbers.element_size() == 2 else torch.int32
+    return torch.bitwise_and(numbers.view(bits), torch.iinfo(bits).max, out=scratch.room("bits", numbers.numel(), bits))
 
 
 @dataclass(frozen=True)
 class Levels:
     """The sixteen values of a 4-bit kind, found by a table: a search among them is fifty times slower.
 
-    Magnitudes up to 1 fall into cells of equal width. A cell within one level's reach holds it; one that a boundary runs
+    Numbers from -1 to 1 fall into cells of equal width. A cell within one level's reach holds it; one that a boundary runs
     through holds NaN, and only there the boundaries are asked.
     """
 
@@ -95,35 +110,53 @@ class Levels:
     boundaries: torch.Tensor
     cells: torch.Tensor
 
-    def nearest(self, scaled: torch.Tensor) -> torch.Tensor:
-        """The nearest level of each number between -1 and 1; a number on a boundary goes to the lower one."""
-        cell = (scaled * _CELLS).to(torch.int32).add_(_CELLS).clamp_(0, 2 * _CELLS)
-        found = torch.index_select(self.cells, 0, cell)
-        unsure = torch.isnan(found).nonzero().flatten()
-        found[unsure] = self.values[torch.bucketize(scaled[unsure], self.boundaries)]
+    def nearest(self, scaled: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+        """The nearest level of each number between -1 and 1, in `scratch`; one on a boundary goes to the lower level."""
+        found = scratch.room("found", scaled.numel())
+        torch.add(_MIDDLE, scaled, alpha=_CELLS, out=found)
+        cell = scratch.room("cell", scaled.numel(), torch.int32).copy_(found)
+        torch.index_select(self.cells, 0, cell, out=found)
+        # In torch these two passes take as long as all others together.
+        unknown = numpy.isnan(found.numpy(), out=scratch.room("unknown", scaled.numel(), torch.bool).numpy())
+        unsure = torch.from_numpy(numpy.flatnonzero(unknown))
+        found[unsure] = self.searched(scaled[unsure])
         return found
+
+    def searched(self, scaled: torch.Tensor) -> torch.Tensor:
+        """The same by a search among the boundaries."""
+        return self.values[torch.bucketize(scaled, self.boundaries)]
 
 
 @cache
 def levels(kind: str) -> Levels:
     """The levels of `nf4` or `fp4`, as bitsandbytes has them."""
+    from bitsandbytes import functional
+
     values = functional.get_4bit_type(kind, device="cpu").sort().values
     boundaries = (values[:-1] + values[1:]) / 2
-    # Numbers are cut towards zero, so that the cell in the middle reaches one width to both sides.
-    number = torch.arange(-_CELLS, _CELLS + 1)
-    low = (number - (number <= 0).int()).float() / _CELLS
-    high = (number + (number >= 0).int()).float() / _CELLS
-    first, last = torch.bucketize(low, boundaries), torch.bucketize(high, boundaries)
+    # A number that lies beside the edge of a cell may be rounded into the next one: each reaches a little farther.
+    number = torch.arange(-_CELLS, _CELLS + 1, dtype=torch.float64)
+    first, last = (torch.bucketize((number + reach) / _CELLS, boundaries.double()) for reach in (-_REACH, 1 + _REACH))
     return Levels(values, boundaries, torch.where(first == last, values[first], torch.nan))
 
 
-def _nested(constants: torch.Tensor) -> torch.Tensor:
-    offset = constants.mean()
-    codes, state = functional.quantize_blockwise(constants - offset, blocksize=_NESTED_BLOCK)
-    return functional.dequantize_blockwise(codes, state) + offset
+def _nested(constants: torch.Tensor, spread: Spread) -> torch.Tensor:
+    """What double quantisation keeps: each block of constants stands for itself, but the offset is the mean of all."""
+    from bitsandbytes import functional
+
+    offset, kept = constants.mean(), torch.empty_like(constants)
+
+    def keep(part: tuple[int, int]) -> None:
+        codes, state = functional.quantize_blockwise(constants[slice(*part)] - offset, blocksize=_NESTED_BLOCK)
+        torch.add(functional.dequantize_blockwise(codes, state), offset, out=kept[slice(*part)])
+
+    spread(keep, [(first, min(first + _NESTED_PART, len(kept))) for first in range(0, len(kept), _NESTED_PART)])
+    return kept
 
 
 def _int8(weight: torch.Tensor) -> torch.Tensor:
     """LLM.int8() (arXiv 2208.07339): each row by its largest value, from fp16 as bitsandbytes stores it."""
+    from bitsandbytes import functional
+
     codes, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16))
     return functional.int8_vectorwise_dequant(codes, scales)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LogitsProcessorList
 
 from ..config.schema import QuantizationConfig
 from ..data.chat_template import install_instruction_form
@@ -28,7 +28,7 @@ from ..models.local_files import read_model_config
 from ..models.reference import ModelReference, ResolvedModel, resolve_model
 from ..models.stored_tensors import BYTES_OF, model_tensors
 from ..results import ParityResult
-from .agreement import Asked, Measured, measured_rows, parity_of
+from .agreement import Asked, Keeping, Kept, Measured, measured_rows, parity_of
 from .mapped_model import Source, open_mapped
 from .rows import plain_rows, trained_rows
 
@@ -73,22 +73,22 @@ def _compared(
     task: "MergeTask", place: Path, where: Where, asked: tuple[Any, list[list[int]]], on_event: Listener
 ) -> ParityResult:
     tokenizer, prompts = asked
-    total = 3 * len(prompts)
+    total = 2 * len(prompts)
 
     def tell(done: int) -> None:
         on_event(RunEvent("progress", "prompts compared", {"done": done, "total": total}))
 
     reference = _reference(task, where)
-    answers = _answers(reference, tokenizer, prompts, where, tell)
+    kept = Kept(place / _HELD_FILE, len(prompts), _ANSWER_TOKENS[where.method])
+    answers = _answers(reference, tokenizer, prompts, where, kept, tell)
     rows = [Asked(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    held = _held(place / _HELD_FILE, reference, rows, where, lambda done: tell(len(rows) + done))
     del reference
     release_memory()
     merged = _merged(task, place, where)
     measured: list[Measured] = []
     for indices, logits in _logits(merged, rows, where):
-        measured += measured_rows(indices, logits, held, rows)
-        tell(2 * len(rows) + len(measured))
+        measured += measured_rows(indices, logits, kept.of(rows), rows)
+        tell(len(rows) + len(measured))
     (place / _HELD_FILE).unlink()
     return parity_of(rows, measured, f"{where.method}, fp32, {where.hardware.name}")
 
@@ -167,9 +167,9 @@ def _in_memory(resolved: ResolvedModel, quantization: QuantizationConfig, hardwa
 
 
 def _answers(
-    model: Any, tokenizer: Any, prompts: list[list[int]], where: Where, tell: Callable[[int], None]
+    model: Any, tokenizer: Any, prompts: list[list[int]], where: Where, kept: Kept, tell: Callable[[int], None]
 ) -> list[list[int]]:
-    """Greedy answers, each up to and including the token that ends it."""
+    """Greedy answers, each up to and including the token that ends it; what was said of each token is in `kept`."""
     stops = _stop_tokens(model, tokenizer)
     answers: dict[int, list[int]] = {}
     longest = _ANSWER_TOKENS[where.method]
@@ -183,6 +183,7 @@ def _answers(
                 attention_mask=torch.tensor(mask, device=where.hardware.kind),
                 max_new_tokens=longest,
                 do_sample=False,
+                logits_processor=LogitsProcessorList([Keeping(kept, indices)]),
                 eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
@@ -197,26 +198,6 @@ def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     own = model.generation_config.eos_token_id
     known = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     return sorted(token for token in known if token is not None)
-
-
-def _held(
-    file: Path, model: Any, rows: Sequence[Asked], where: Where, tell: Callable[[int], None]
-) -> dict[int, torch.Tensor]:
-    """Log-probabilities `[answer tokens, vocabulary]` of each row, in a file: for a large vocabulary they are a gigabyte."""
-    held: dict[int, torch.Tensor] = {}
-    place, flat = 0, torch.empty(0)
-    total = sum(len(row.answer_ids) for row in rows)
-    for indices, logits in _logits(model, rows, where):
-        if not held:
-            size = total * logits.shape[1]
-            file.touch()
-            flat = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
-        for index, part in zip(indices, logits.split([len(rows[i].answer_ids) for i in indices]), strict=True):
-            held[index] = flat[place : place + part.numel()].view(part.shape)
-            held[index].copy_(part.log_softmax(-1))
-            place += part.numel()
-        tell(len(held))
-    return held
 
 
 def _logits(model: Any, rows: Sequence[Asked], where: Where) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from .arithmetic import replaced_rows, row_slices, rows_and_width
 from .dequantized import RoundTrip, round_trip
 from .plan import OutputTensor
-from .reading import MappedFiles
+from .reading import MappedFiles, Scratch
 
 if TYPE_CHECKING:
     from .merge import MergeTask
@@ -38,7 +38,7 @@ def plain_rows() -> Callable[[OutputTensor], Rows]:
 
 def trained_rows(task: "MergeTask") -> Callable[[OutputTensor], Rows]:
     """Rows of the base that a merge starts from: rounded and dequantised where that was asked for."""
-    files = MappedFiles()
+    files, scratch = MappedFiles(), Scratch()
     dtype = task.loaded_as
 
     def of(tensor: OutputTensor) -> Rows:
@@ -53,8 +53,8 @@ def trained_rows(task: "MergeTask") -> Callable[[OutputTensor], Rows]:
             if first == 0:
                 # Constants of all layers together would be half a gigabyte, so they are found again for each pass.
                 shape = rows_and_width(tensor.source)
-                trip[:] = [round_trip(task.quantization, loaded, shape, list(row_slices(tensor)), _one_by_one)]
-            return trip[0].of(loaded(first, last), first)
+                trip[:] = [round_trip(task.quantization, loaded, shape, list(row_slices(tensor)), _one_by_one, scratch)]
+            return trip[0].of(loaded(first, last), first, scratch).clone()
 
         return rows
 

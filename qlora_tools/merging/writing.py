@@ -16,7 +16,7 @@ from ..models.stored_tensors import BYTES_OF
 from .arithmetic import Factors, replaced_rows, row_slices, rows_and_width
 from .dequantized import RoundTrip, round_trip
 from .plan import OutputTensor
-from .reading import TORCH_DTYPE, MappedFiles, one_thread_each
+from .reading import TORCH_DTYPE, MappedFiles, Scratch, one_thread_each, pieces
 from .rows import loaded_rows
 from .shards import Put, Shard, copy_slices, write_shard
 
@@ -53,6 +53,7 @@ class ShardWriter:
     stop: StopAsked
     error: WeightError = field(default_factory=WeightError)
     _files: MappedFiles = field(default_factory=MappedFiles)
+    _scratch: Scratch = field(default_factory=Scratch)
     _done: int = 0
 
     def write(self, shards: list[Shard]) -> None:
@@ -74,7 +75,7 @@ class ShardWriter:
             if self.stop():
                 raise WorkStopped(f"Merging was stopped after {self._done / 1e9:.1f} GB.")
             if tensor.is_copy:
-                _spread(pool, lambda part: self._copy(tensor, place, put, *part), copy_slices(tensor.source.size_bytes))
+                _spread(pool, lambda part: _copy(tensor, place, put, *part), copy_slices(tensor.source.size_bytes))
             else:
                 self._compute(tensor, place, put, pool)
             self._tell(tensor.size_bytes, total)
@@ -84,9 +85,6 @@ class ShardWriter:
     def _tell(self, size: int, total: int) -> None:
         self._done += size
         self.on_event(RunEvent("progress", "bytes merged", {"done": self._done, "total": total}))
-
-    def _copy(self, tensor: OutputTensor, place: int, put: Put, first: int, size: int) -> None:
-        put(place + first, self._files.pages(tensor.source, first, size))
 
     def _compute(self, tensor: OutputTensor, place: int, put: Put, pool: ThreadPoolExecutor) -> None:
         slices = list(row_slices(tensor))
@@ -101,8 +99,8 @@ class ShardWriter:
                 weight = one.applied(weight, *part, tensor.name)
             weight = replaced_rows(tensor, weight, part[0], self._files)
             _require_finite(weight, tensor)
-            merged = weight.to(TORCH_DTYPE[tensor.dtype])
-            put(place + part[0] * row_bytes, _bytes(merged))
+            merged = self._scratch.room("merged", weight.numel(), TORCH_DTYPE[tensor.dtype]).view(weight.shape)
+            put(place + part[0] * row_bytes, _bytes(merged.copy_(weight)))
             return sums
 
         for differences, originals in _spread(pool, merge_slice, slices):
@@ -116,6 +114,7 @@ class ShardWriter:
             rows_and_width(tensor.source),
             slices,
             lambda function, parts: _spread(pool, function, parts),
+            self._scratch,
         )
 
     def _loaded(self, tensor: OutputTensor, first: int, last: int) -> torch.Tensor:
@@ -127,9 +126,17 @@ class ShardWriter:
         """Rows of the base in fp32, and what quantising them changed."""
         loaded = self._loaded(tensor, first, last)
         if trip is None:
-            return loaded.to(torch.float32, copy=True), (0.0, 0.0)
-        base, plain = trip.of(loaded, first), loaded.float()
-        return base, (float((base - plain).square_().sum()), float(plain.square().sum()))
+            return self._scratch.fp32("base", loaded), (0.0, 0.0)
+        base = trip.of(loaded, first, self._scratch)
+        plain = self._scratch.fp32("found", loaded.reshape(-1))
+        originals = float(torch.dot(plain, plain))
+        plain.sub_(base.reshape(-1))
+        return base, (float(torch.dot(plain, plain)), originals)
+
+
+def _copy(tensor: OutputTensor, place: int, put: Put, first: int, size: int) -> None:
+    for begin, piece in pieces(tensor.source, first, size):
+        put(place + begin, piece)
 
 
 def _spread(

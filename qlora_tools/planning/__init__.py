@@ -4,6 +4,7 @@ from ..data.lengths import RowLengths
 from .comments import commented_yaml
 from .compare import Comparison, Strategy, compare_strategies
 from .create import create_config, target_hardware
+from .difference import compare_configs
 from .ladder import Rung
 from .largest import LargeModel, LongestRow, largest_models, longest_row
 from .plan import Plan, plan_run
@@ -21,6 +22,7 @@ __all__ = [
     "Rung",
     "Strategy",
     "commented_yaml",
+    "compare_configs",
     "compare_strategies",
     "create_config",
     "largest_models",

@@ -29,7 +29,17 @@ from .evaluation import (
     Verdict,
 )
 from .exporting import ExportedFile, ExportResult, PushResult, ServingCheck, ServingPlan
-from .foreign import LintFinding, LintResult
+from .foreign import (
+    CarriedValue,
+    ConfigDifference,
+    ConfigFigures,
+    FieldChange,
+    ImportedConfig,
+    LeftValue,
+    LintFinding,
+    LintResult,
+    MissingValue,
+)
 from .gguf import ConversationParity, GgufCheck, GgufFacts, OllamaFacts, TemplateParity
 from .instruments import (
     AdapterEffect,
@@ -56,7 +66,7 @@ from .memory import (
     ProbeResult,
 )
 from .merging import BaseDifference, MergeResult, ParityResult
-from .scripts import ScriptLines, ScriptResult
+from .scripts import ChangedLines, ScriptExplanation, ScriptLines, ScriptResult
 from .training import Recovery, RowCounts, TrainResult
 
 __all__ = [
@@ -64,7 +74,11 @@ __all__ = [
     "Answer",
     "BaseDifference",
     "BrokenPrompt",
+    "CarriedValue",
+    "ChangedLines",
     "Comparison",
+    "ConfigDifference",
+    "ConfigFigures",
     "ConversationParity",
     "DatasetReport",
     "EvaluatedAnswer",
@@ -72,6 +86,7 @@ __all__ = [
     "EvaluationResult",
     "ExportResult",
     "ExportedFile",
+    "FieldChange",
     "FieldScore",
     "Finding",
     "Forgetting",
@@ -83,12 +98,14 @@ __all__ = [
     "HarnessScore",
     "HeldOutLoss",
     "HostMemory",
+    "ImportedConfig",
     "Interval",
     "KindLoss",
     "KindWeights",
     "LayerEffect",
     "Leakage",
     "LeakedRow",
+    "LeftValue",
     "LengthSummary",
     "LimitShare",
     "LintFinding",
@@ -99,6 +116,7 @@ __all__ = [
     "MemoryReport",
     "MergeResult",
     "MetricResult",
+    "MissingValue",
     "OllamaFacts",
     "PackingSummary",
     "ParityResult",
@@ -116,6 +134,7 @@ __all__ = [
     "RowCounts",
     "RowMapping",
     "ScoreInterval",
+    "ScriptExplanation",
     "ScriptLines",
     "ScriptResult",
     "ServingCheck",

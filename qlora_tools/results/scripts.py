@@ -39,3 +39,33 @@ class ScriptResult(Result):
     path: str | None = None
     files: list[str] = Field(default_factory=list)
     next_step: str
+
+
+class ChangedLines(Result):
+    """Lines of a script that are not those that its config renders: `first` to `last` in the script, from 1.
+
+    Where lines were only taken out, `last` is `first` - 1, and they stood before `first`. `rendered` are those of
+    the config, and `about` the fields and topics that they are there for.
+    """
+
+    first: int
+    last: int
+    rendered: list[str] = Field(default_factory=list)
+    about: list[str] = Field(default_factory=list)
+
+
+class ScriptExplanation(Result):
+    """What the lines of a script are there for. `lines` of a script that somebody changed are those still as rendered.
+
+    Where one line was asked for, `line` is its number, `text` how it reads, and `lines` what it is there for, the most
+    particular first.
+    """
+
+    kind: str
+    script: str | None = None
+    line: int | None = None
+    text: str | None = None
+    lines: list[ScriptLines]
+    changed: list[ChangedLines] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    next_step: str

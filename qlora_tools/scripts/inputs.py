@@ -1,5 +1,6 @@
 """What every script about one base model is told: choices that templates branch on, and values that they print."""
 
+import os
 from dataclasses import dataclass, field
 
 from ..config.schema import ModelConfig, RunConfig
@@ -36,6 +37,11 @@ def base_inputs(config: RunConfig) -> ScriptInputs:
         },
         values={"model": name, "revision": revision, "double_quantization": quantization.double_quantization},
     )
+
+
+def without_tilde(path: str) -> str:
+    """A path as scripts have it: as given, but for `~`, which Python leaves alone."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def base_name(model: ModelConfig) -> tuple[str, str | None]:

@@ -80,12 +80,21 @@ def _has_surrogates(value: str) -> bool:
 
 
 def yaml_code(value: Value) -> str:
-    """`value` as a JSON scalar, list or object, which YAML reads as the same."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+    """`value` as YAML: a JSON scalar or list, an object as a block mapping on lines of its own, an item a line."""
+    if isinstance(value, dict):
+        return "".join(f"\n  {yaml_code(key)}: {yaml_code(item)}" for key, item in value.items())
+    written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # JSON writes rare characters as surrogates, which YAML takes for two characters.
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08X}" for letter in written)
 
 
 def shell_code(value: Value) -> str:
-    """A text or number as one word of a POSIX shell; raises `UsageError` for control characters."""
+    """A text or number as one word of a POSIX shell, a list as such words, a line each.
+
+    Raises `UsageError` for control characters.
+    """
+    if isinstance(value, list):
+        return " \\\n    ".join(map(shell_code, value))
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise TypeError(f"a {type(value).__name__} cannot stand in a shell line")
     word = str(value)

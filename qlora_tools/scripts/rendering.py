@@ -23,6 +23,11 @@ TEMPLATES: dict[str, tuple[str, str]] = {
     "inference": ("inference.py.j2", "python"),
     "merge": ("merge.py.j2", "python"),
     "evaluate": ("evaluate.py.j2", "python"),
+    "accelerate": ("accelerate.yaml.j2", "yaml"),
+    "fsdp": ("fsdp.yaml.j2", "yaml"),
+    "slurm": ("slurm.sh.j2", "shell"),
+    "skypilot": ("skypilot.yaml.j2", "yaml"),
+    "dockerfile": ("Dockerfile.j2", "shell"),
 }
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _MARK = re.compile(f" *{_OPEN}([^{_CLOSE}]*){_CLOSE}")

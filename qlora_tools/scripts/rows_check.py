@@ -5,6 +5,9 @@ the functions for rows.
 """
 
 import ast
+import runpy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from ..config.schema import RunConfig
@@ -91,11 +94,12 @@ def _plain(example: Example, is_pair: bool) -> Any:
 
 
 def _functions_of(script: str, tokenizer: Any) -> dict[str, Any]:
-    """The functions for rows of a script, with our tokenizer."""
+    """The functions for rows of a script, with our tokenizer: loaded from a file, as Python runs any script."""
     chosen = [node for node in ast.parse(script).body if _is_about_rows(node)]
-    namespace: dict[str, Any] = {"tokenizer": tokenizer, "__name__": "rows"}
-    exec(compile(ast.Module(chosen, type_ignores=[]), "script", "exec"), namespace)  # noqa: S102 - see the top
-    return namespace
+    with tempfile.TemporaryDirectory(prefix="qlora-rows-") as folder:
+        path = Path(folder, "rows.py")
+        path.write_text(ast.unparse(ast.Module(chosen, type_ignores=[])), encoding="utf-8")
+        return runpy.run_path(str(path), init_globals={"tokenizer": tokenizer})
 
 
 def _is_about_rows(node: ast.stmt) -> bool:

@@ -5,10 +5,9 @@ template takes more than that, the script would be longer than it is worth, or t
 `qlora train` does: then the rows are handed over in tokens, in a file beside the script.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from ..config.data_schema import DataConfig
 from ..config.schema import RunConfig
@@ -19,15 +18,18 @@ from ..data.reading.sources import DataSource, is_on_hub
 from ..data.rendering import Renderer
 from ..data.rows import LengthLimit, TokenRow, tokenize_examples
 from ..data.tokenizers import find_tokenizer
-from ..errors import DataError, UsageError
+from ..errors import DataError, MachineError, UsageError
 from ..models.reference import ModelReference
 from ..paths import as_path
+from .inputs import without_tilde
 from .literals import Value
 from .rendering import Choice
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _PLAIN_FORMATS = ("messages", "sharegpt", "alpaca", "question_answer", "prompt_completion", "text")
 _OPTIONAL = ("system", "input", "context")
+# Rows are not there (yet), the Hub cannot be reached, or a library that reads them is missing.
+_NOT_TO_BE_HAD = (DataError, MachineError)
 _NOT_READ = "what the rows give in tokens was not compared with training, since "
 
 
@@ -67,7 +69,7 @@ class RowsAtHand:
             return why_not
         try:
             rows = read_dataset(config.data, config.training.seed)
-        except DataError as error:
+        except _NOT_TO_BE_HAD as error:
             return error.message
         return cls(rows, Renderer.for_examples(tokenizer, rows.training.examples))
 
@@ -126,6 +128,7 @@ def prepared_rows(config: RunConfig, here: RowsAtHand | str, *, stem: str, reaso
         "file_kind": "tokens",
         "evaluation": "none" if here.rows.evaluation is None else "file",
         "installs_template": _installs_template(config, here),
+        "long_rows": config.data.long_rows,
     }
     names = [*files, ""]
     values: dict[str, Value] = {
@@ -160,7 +163,7 @@ def _mapping(data: DataConfig) -> tuple[str, Mapping[str, str]]:
     """Format and columns: as the rows tell them, else as the config does."""
     try:
         found = RowReader(training_sources(data)[0]).mapping
-    except DataError:
+    except _NOT_TO_BE_HAD:
         if data.format == "auto":
             raise
         required = {slot.name: slot.aliases[0] for slot in SLOTS.get(data.format, ()) if slot.required}
@@ -220,27 +223,21 @@ def _adds_eos(config: RunConfig, here: RowsAtHand) -> bool:
     return len(row.input_ids) == len(written) + 1
 
 
-def _template(here: RowsAtHand | str) -> str | None:
-    if isinstance(here, str):
-        return None
-    template: Any = here.renderer.tokenizer.chat_template
-    return template if isinstance(template, str) else None
+def _template(here: RowsAtHand | str) -> list[Value]:
+    """The chat template in pieces of a line each."""
+    template = None if isinstance(here, str) else here.renderer.tokenizer.chat_template
+    return re.findall(r".+?(?:%}|}}|\Z)", template, re.DOTALL) if isinstance(template, str) else []
 
 
 def _data_values(data: DataConfig) -> dict[str, Value]:
     return {
-        "data": _as_given(data.path),
+        "data": without_tilde(data.path),
         "split": data.split,
         "subset": data.subset,
-        "evaluation_data": _as_given(data.evaluation_path or ""),
+        "evaluation_data": without_tilde(data.evaluation_path or ""),
         "evaluation_split": data.evaluation_split,
         "evaluation_fraction": data.evaluation_fraction,
     }
-
-
-def _as_given(path: str) -> str:
-    """A path without `~`, which only shells and this program understand."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _column_values(row_format: str, columns: Mapping[str, str]) -> dict[str, Value]:

@@ -2,7 +2,9 @@
 
 from ..config.library_arguments import ATTENTION_MODULES, optimizer_name
 from ..config.schema import RunConfig, TrainingConfig
-from .inputs import ScriptInputs, base_inputs
+from ..models.reference import ModelReference
+from .asking import attention_choice
+from .inputs import ScriptInputs, base_inputs, without_tilde
 from .literals import Value
 from .rendering import Choice
 from .script_rows import ScriptRows
@@ -16,7 +18,7 @@ def training_inputs(config: RunConfig, rows: ScriptRows, *, notebook: bool = Fal
             **base.choices,
             **rows.choices,
             **_lora_choices(config),
-            **_training_choices(config),
+            **_training_choices(config, rows.choices["evaluation"]),
             "notebook": notebook,
         },
         values={**base.values, **rows.values, **_lora_values(config), **_training_values(config)},
@@ -45,25 +47,30 @@ def _lora_values(config: RunConfig) -> dict[str, Value]:
         "target_modules": [] if isinstance(lora.target_modules, str) else list(lora.target_modules),
         "attention_modules": list(ATTENTION_MODULES),
         "modules_to_save": list(lora.modules_to_save),
-        "output": config.output.directory,
+        "output": without_tilde(config.output.directory),
         "keep_checkpoints": config.output.keep_checkpoints,
     }
 
 
-def _training_choices(config: RunConfig) -> dict[str, Choice]:
-    training = config.training
-    evaluates = training.evaluation_every_steps is not None
+def _training_choices(config: RunConfig, held_out: Choice) -> dict[str, Choice]:
+    training, every = config.training, config.training.evaluation_every_steps
+    evaluates = every is not None
+    keeps_best = evaluates and training.keep_best
+    saves_every = training.checkpoint_every_steps
     return {
-        "attention": config.model.attention_implementation,
+        "attention": attention_choice(config.model),
+        "is_local": ModelReference.parse(config.model.name, source=config.model.source).source == "local",
         "layout": _layout(config),
         "uses_bitsandbytes_optimizer": "8bit" in training.optimizer or "paged" in training.optimizer,
         "tracker": training.tracking,
         "has_max_steps": training.max_steps is not None,
         "evaluates_during": evaluates,
-        "has_checkpoint_steps": training.checkpoint_every_steps is not None,
-        "tracks_best": evaluates and (training.keep_best or training.early_stopping_patience is not None),
+        "keeps_best": keeps_best,
+        "has_checkpoint_steps": saves_every is not None and not keeps_best,
+        # Trainer, which is to find the best again, saves at evaluations; this is for what they are too rare for.
+        "saves_between": keeps_best and saves_every is not None and every is not None and saves_every < every,
         "early_stopping": training.early_stopping_patience is not None,
-        "samples": training.evaluation_samples > 0,
+        "samples": training.evaluation_samples > 0 and held_out != "none",
         "smoke": training.smoke_generation,
         "gradient_checkpointing": training.gradient_checkpointing,
         "overwrite": config.output.overwrite,
@@ -80,7 +87,7 @@ def _layout(config: RunConfig) -> str:
 _SAME_NAME = (
     *("max_length_tokens", "micro_batch_size", "gradient_accumulation_steps", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay", "max_gradient_norm", "log_every_steps", "epochs", "max_steps", "seed"),
-    *("evaluation_every_steps", "evaluation_samples", "checkpoint_every_steps", "early_stopping_patience", "keep_best"),
+    *("evaluation_every_steps", "evaluation_samples", "checkpoint_every_steps", "early_stopping_patience"),
 )
 
 

@@ -75,6 +75,24 @@ def curve(arguments: Mapping[str, Any], on_event: Listener) -> Document:
     return {"picture": _picture(lambda path: write_loss_curve(path, drawn, title=status.name, below=below))}
 
 
+def script(arguments: Mapping[str, Any], on_event: Listener) -> Document:
+    """`render_script` of a config as data."""
+    from ..config import parse_config
+    from ..scripts.render import render_script
+
+    asked = dict(arguments)
+    return render_script(parse_config(asked.pop("config")), **asked).as_document()
+
+
+def explain(arguments: Mapping[str, Any], on_event: Listener) -> Document:
+    """`explain_script` of a config as data."""
+    from ..config import parse_config
+    from ..scripts.changed import explain_script
+
+    asked = dict(arguments)
+    return explain_script(parse_config(asked.pop("config")), **asked).as_document()
+
+
 TASKS: Mapping[str, Callable[[Mapping[str, Any], Listener], Document]] = {
     "environment": environment,
     "inspect": inspect,
@@ -82,6 +100,8 @@ TASKS: Mapping[str, Callable[[Mapping[str, Any], Listener], Document]] = {
     "strategies": strategies,
     "largest": largest,
     "curve": curve,
+    "script": script,
+    "explain": explain,
 }
 
 

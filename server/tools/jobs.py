@@ -16,7 +16,7 @@ from qlora_tools.jobs.layout import TRAINING
 from qlora_tools.jobs.states import TERMINAL
 
 from ..answers import answered
-from ..arguments import Config, DryRun, IdempotencyKey, JobId, PathText, Settings
+from ..arguments import DryRun, IdempotencyKey, JobId, PathText, PlannedConfig, Settings
 from ..batches import Batches
 from ..job_words import (
     JobAnswer,
@@ -119,7 +119,7 @@ class JobControls(Toolset):
 
     async def start_training(
         self,
-        config: Config | None = None,
+        config: PlannedConfig | None = None,
         config_path: Annotated[PathText, Field(description="A YAML or JSON file instead of config.")] | None = None,
         name: Annotated[str, Field(max_length=100, description="What the job is called in lists.")] | None = None,
         idempotency_key: IdempotencyKey | None = None,

@@ -11,7 +11,7 @@ import qlora_tools
 from qlora_tools.errors import UsageError
 
 from ..answers import Structured, answered
-from ..arguments import Config, JobId, PathText
+from ..arguments import JobId, PathText, PlannedConfig
 from .toolset import Toolset
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class MachineTools(Toolset):
         log_text: Annotated[str, Field(max_length=_MOST_LOG, description="An error or log from anywhere.")]
         | None = None,
         log_path: Annotated[PathText, Field(description="A log file in the workspace.")] | None = None,
-        config: Config | None = None,
+        config: PlannedConfig | None = None,
     ) -> Annotated[CallToolResult, DiagnosisAnswer]:
         """Why did a run fail, and which change mends it? Give one of job_id, log_text, log_path; config for its changes."""
         sources = {"job_id": job_id, "log_text": log_text, "log_path": log_path}

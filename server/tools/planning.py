@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver.context import Context
 from mcp.types import CallToolResult
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from qlora_tools.errors import UsageError
 
-from ..answers import Structured, answered
-from ..arguments import Config, Gpu, MemoryLimit, Model, PathText, Settings
+from ..answers import answered
+from ..arguments import Config, Gpu, KnownConfig, MemoryLimit, Model, PathText, Settings
 from ..batches import Batches
+from ..config_answers import ConfigAnswer, GivenUp, PlannedField, checked, compared, imported
 from ..planning_words import (
     MemoryAnswer,
     comparison_answer,
@@ -30,42 +31,6 @@ from .toolset import Toolset, gib
 
 _MOST_ESTIMATES, _LONGEST_KEY = 1_000, 1_000
 _STILL = "It is still being computed. Make the same call again to get the answer."
-
-
-class PlannedField(Structured):
-    """One field of a config, and why it has its value."""
-
-    field: str
-    value: Annotated[Any, WithJsonSchema({"type": ["string", "number", "boolean", "array", "object", "null"]})]
-    reason: str
-    source: str | None = None
-    effect: str
-
-
-class GivenUp(Structured):
-    """What was given up so that the run fits."""
-
-    change: str
-    saved_gib: float
-    time_factor: float | None = None
-    quality: str
-
-
-class ConfigAnswer(Structured):
-    """A config with its reasons; `fits` and `needed_gib` of plans only."""
-
-    config: dict[str, dict[str, Any]]
-    values: list[PlannedField]
-    fits: bool | None = None
-    needed_gib: float | None = None
-    free_gib: float | None = None
-    given_up: list[GivenUp] = Field(default_factory=list)
-    smaller_model: str | None = None
-    larger_gpu: str | None = None
-    steps: int | None = None
-    expected_seconds: float | None = None
-    notes: list[str] = Field(default_factory=list)
-    next_call: str
 
 
 @dataclass(frozen=True)
@@ -163,15 +128,18 @@ class PlanningTools(Toolset):
         rows_per_step: Annotated[int, Field(ge=1, le=4096, description="Effective batch.")] = 16,
         settings: Settings | None = None,
         config: Config | None = None,
+        compare_with: Annotated[KnownConfig, Field(description="Another config.")] | None = None,
+        import_path: Annotated[PathText, Field(description="Axolotl, LLaMA-Factory, script.")] | None = None,
     ) -> Annotated[CallToolResult, ConfigAnswer]:
-        """Plan a run that fits: a config with the reason for each value. Or check a config that you give as `config`.
+        """Plan a run that fits: a config with the reason for each value. Or check, compare or import one.
 
-        For a plan give model and data; settings are kept, such as {"evaluation_fraction": 0.1}. Pass what is returned to
-        start_training.
+        For a plan give model and data; settings are kept, such as {"evaluation_fraction": 0.1}. start_training takes it.
         """
-        if config is not None:
-            beside = [name for name, value in (("model", model), ("data", data)) if value]
-            return await self._aside(self._validated, config, beside)
+        if config is not None or compare_with is not None:
+            named = {"model": model, "data": data, "import_path": import_path}
+            return await self._given(config, compare_with, [name for name, value in named.items() if value])
+        if import_path is not None:
+            return await self._aside(self._imported, import_path, model, data, output, settings or {})
         if model is None or data is None:
             raise UsageError(
                 "A plan needs model and data.", next_step="Give both, or give config to check one that you have."
@@ -190,23 +158,27 @@ class PlanningTools(Toolset):
             return answered(_STILL, ConfigAnswer(config={}, values=[], next_call=_STILL))
         return answered(plan_words(plan, _after_plan(plan)), _plan_answer(plan))
 
-    def _validated(self, config: Document, beside: list[str]) -> CallToolResult:
-        if beside:
+    async def _given(self, config: Document | None, other: Document | None, beside: list[str]) -> CallToolResult:
+        """A config that is checked, or compared with another one."""
+        if config is None or beside:
+            what = "compare_with needs config." if config is None else f"config names {' and '.join(beside)} already."
             raise UsageError(
-                f"config names {' and '.join(beside)} already.", next_step="Give config alone to check it."
+                what, next_step="Give config alone to check it, with compare_with to see what another changes."
             )
-        from qlora_tools.config import dump_config, explain_config, parse_config
+        if other is not None:
+            return await self._aside(compared, self.options.access, config, other)
+        return await self._aside(checked, self.options.access, config)
 
-        parsed = self.options.access.checked_config(parse_config(config, source="given"))
-        explained = [item for item in explain_config(parsed) if not item.is_default]
-        values = [
-            PlannedField(field=item.field, value=item.value, reason="as given", effect=item.meaning)
-            for item in explained
-        ]
-        call = "start_training(config=...) with this config."
-        text = f"The config is valid.\n{dump_config(parsed)}\nNext: {call}"
-        whole = parsed.model_dump(mode="json", exclude_unset=True)
-        return answered(text, ConfigAnswer(config=whole, values=values, next_call=call))
+    def _imported(
+        self, path: str, model: str | None, data: str | None, output: str | None, settings: dict[str, Any]
+    ) -> CallToolResult:
+        from qlora_tools.config.overrides import field_path
+
+        named = {"model.name": model, "data.path": data}
+        asked = {field_path(name): value for name, value in settings.items()}
+        asked |= {name: value for name, value in named.items() if value}
+        access = self.options.access
+        return imported(access, access.to_read(path, "import_path"), output, asked)
 
 
 def _plan_answer(plan: Document) -> ConfigAnswer:

@@ -21,9 +21,12 @@ _FINISHED, _FAILED = 0, 3
 _MOST_CHANGES = 500
 
 
-def crash_points(prepare: Callable[[], Callable[[], object]]) -> Iterator[int]:
-    """Yield after each crash; `prepare` makes a fresh state and returns the operation on it. Ends when it was not reached."""
-    for at in count():
+def crash_points(prepare: Callable[[], Callable[[], object]], stride: int = 1) -> Iterator[int]:
+    """Yield after a crash before every `stride`-th change; ends when a change was not reached.
+
+    `prepare` makes a fresh state and returns the operation on it.
+    """
+    for at in count(step=stride):
         assert at < _MOST_CHANGES
         if not killed_before(prepare(), at):
             return

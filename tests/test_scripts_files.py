@@ -213,9 +213,7 @@ def test_notes_name_the_files_that_belong_beside_a_file() -> None:
     sharded = SkypilotRequest(gpu="L4", gpus=2, launch_config="fsdp.yaml")
     assert "render that as kind fsdp, with gpus 2" in skypilot_inputs(config(), sharded).notes[0]
     assert slurm_inputs(config(), SlurmRequest()).notes == ()
-    assert (
-        "as /job/train.rows.jsonl" in docker_inputs(SCRIPT, DockerRequest(rows_files=("train.rows.jsonl",))).notes[0]
-    )
+    assert "as /job/train.rows.jsonl" in docker_inputs(SCRIPT, DockerRequest(rows_files=("train.rows.jsonl",))).notes[0]
 
 
 @pytest.mark.parametrize("wrong", ["two words", "-rf", "", "a\nb", "x;y", "$(id)", "x" * 64, *HOSTILE_NAMES])

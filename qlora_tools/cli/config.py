@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -222,20 +223,19 @@ def _changed(entry: CarriedValue) -> str:
 
 def _print_difference(difference: ConfigDifference) -> None:
     console = stdout()
-    if difference.changes:
-        table = Table("field", "before", "after", "what it does", "a run goes on")
-        for change in difference.changes:
-            after = f"{change.after} ({change.direction})" if change.direction != "other" else str(change.after)
-            goes_on = "yes" if change.may_change_on_resume else "no"
-            table.add_row(change.field, visible_text(str(change.before)), visible_text(after), change.effect, goes_on)
-        console.print(table)
+    for change in difference.changes:
+        after = f"{change.after} ({change.direction})" if change.direction != "other" else str(change.after)
+        console.print(visible_text(f"{change.field}: {change.before} -> {after}"), style="bold", markup=False)
+        # A table of these would cut names and break each sentence into a column of words.
+        console.print(Padding(Text(change.effect), (0, 0, 0, 4)))
     for name, figures in (("before", difference.before), ("after", difference.after)):
         console.print(f"{name}: {_figures(figures)}")
     if difference.changes:
         console.print(
             "A checkpoint of the first goes on with the second."
             if difference.resumable
-            else f"No checkpoint goes on with it: {visible_text('; '.join(difference.resume_problems))}."
+            else f"No checkpoint goes on with it: {visible_text('; '.join(difference.resume_problems))}.",
+            markup=False,
         )
     for note in difference.notes:
         console.print(visible_text(note))

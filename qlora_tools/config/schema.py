@@ -121,9 +121,11 @@ class QuantizationConfig(Part):
 class TrainingConfig(Part):
     """Steps, batches and the optimiser."""
 
-    engine: Literal["auto", "stock"] = Field(
+    engine: Literal["auto", "stock", "fast"] = Field(
         "auto",
-        description="stock = Transformers + PEFT + TRL. auto takes the fastest engine that knows the model.",
+        description="stock = Transformers + PEFT + TRL. fast = the same trainer, rows and losses to rounding, with less "
+        "work and memory: on a CPU for now, for llama, mistral, qwen2 and qwen3 with nf4, fp4 or none, without dropout, DoRA "
+        "and lora.modules_to_save; else stock with a warning. auto = stock, for now.",
     )
     epochs: float = Field(
         3.0,

@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -16,7 +17,6 @@ from ..data.rows import TokenRows
 from ..events import Listener, StopAsked, never
 from ..memory.estimate import MemoryEstimate
 from ..models.hardware import Hardware
-from ..progress.notices import Notice
 from ..progress.setup_notices import setup_notices
 from ..requirements import TRAINING_LIBRARIES
 from ..results import RowCounts, TrainResult
@@ -24,6 +24,7 @@ from .adapters import count_parameters, frozen_dtypes, master_weights_kept, offl
 from .batches import TrainingSet, build_evaluation_set
 from .device import peak_memory
 from .expectation import predicted_peak
+from .fast import EngineChoice, FastModel, FastTrainer, choose_engine
 from .loop import Outcome, TrainingLoop
 from .training_state import MicroBatches, TrainingState
 
@@ -76,15 +77,26 @@ class Fit:
             return ""
         return f", expected peak {predicted_peak(self.expected, self.hardware) / 2**30:.2f} GiB"
 
-    def notices(self, model: Any) -> list[Notice]:
-        """What will make every step slow."""
-        return setup_notices(
+    def engine(self, model: Any) -> EngineChoice:
+        """Which engine trains `model`, and why."""
+        return choose_engine(self.config.training.engine, model)
+
+    def warnings(self, model: Any) -> list[str]:
+        """What will make every step slow, and what was asked for and cannot be."""
+        found = setup_notices(
             device=self.hardware.kind,
             compute_dtype=self.compute_dtype,
             computes_bfloat16=self.hardware.computes_bfloat16,
             frozen_dtypes=frozen_dtypes(model),
             offloaded_parameters=offloaded_parameters(model, self.hardware.kind),
         )
+        return [*self._engine_warning(model), *(f"{notice.message} {notice.next_step}" for notice in found)]
+
+    def _engine_warning(self, model: Any) -> list[str]:
+        engine, wanted = self.engine(model), self.config.training.engine
+        if wanted in ("auto", engine.name):
+            return []
+        return [f"training.engine is {wanted}, and this run uses the {engine.name} engine ({engine.reason})."]
 
     def rows_of(self, step: int) -> list[dict[str, Any]]:
         """What a step, counted from 1, is computed on: tokens, labels and the rows' numbers in their files."""
@@ -106,7 +118,7 @@ class Fit:
             # One process uses one GPU; with several visible, Trainer would wrap the model in DataParallel.
             if arguments.n_gpu > 1:
                 arguments._n_gpu = 1
-            trainer = SFTTrainer(
+            trainer = self._trainer_class(model)(
                 model=model,
                 args=arguments,
                 train_dataset=rows,
@@ -118,6 +130,12 @@ class Fit:
         trainer.remove_callback(PrinterCallback)
         _watch_norm(trainer, callbacks[-1].watched_norm)
         return trainer
+
+    def _trainer_class(self, model: Any) -> Callable[..., Any]:
+        if self.engine(model).name == "stock":
+            return cast(Callable[..., Any], SFTTrainer)
+        keep = not self.config.training.gradient_checkpointing
+        return partial(FastTrainer, fast=FastModel(model, keep=[keep] * model.config.num_hidden_layers))
 
     def _arguments(self, cut: MicroBatches, *, evaluates: bool) -> dict[str, Any]:
         return {
@@ -137,12 +155,12 @@ class Fit:
     def result(self, model: Any, outcome: Outcome, *, smoke_answer: str | None, total_seconds: float) -> TrainResult:
         """The result that the user gets."""
         count, memory = count_parameters(model), peak_memory(self.hardware)
-        wanted = self.config.training.engine
+        engine = self.engine(model)
         return TrainResult(
             output_directory=str(self.output),
             adapter_directory=str(self.output / "adapter"),
-            engine="stock",
-            engine_reason="asked for" if wanted == "stock" else "the only engine of this version",
+            engine=engine.name,
+            engine_reason=engine.reason,
             device=self.hardware.name,
             compute_dtype=self.compute_dtype,
             packing=self.training_set.layout,

@@ -104,8 +104,8 @@ class TrainingLoop:
         if not self._fit.throw_away:
             # Weights, and an optimiser of at most twice their size: what the first checkpoint takes.
             require_space(self._fit.output, 3 * sum(w.nbytes for w in trained_weights(self._model).values()))
-        for notice in self._fit.notices(self._model):
-            self._metrics.warn(f"{notice.message} {notice.next_step}", 0)
+        for warning in self._fit.warnings(self._model):
+            self._metrics.warn(warning, 0)
         try:
             while (lack := self._attempt()) is not None:
                 self._go_on_smaller(lack)

@@ -26,6 +26,11 @@ class Literal:
     def __bool__(self) -> bool:
         raise TypeError("a template branches on a value; give it a choice")
 
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("a template compares a value; give it a choice")
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True)
 class Mark:

@@ -22,8 +22,14 @@ def training_inputs(config: RunConfig, rows: ScriptRows, *, notebook: bool = Fal
             "notebook": notebook,
         },
         values={**base.values, **rows.values, **_lora_values(config), **_training_values(config)},
-        notes=rows.notes,
+        notes=(*rows.notes, *_engine_notes(config)),
     )
+
+
+def _engine_notes(config: RunConfig) -> tuple[str, ...]:
+    if config.training.engine != "fast":
+        return ()
+    return ("The script trains as the stock engine does; losses of the fast engine agree with it to rounding.",)
 
 
 def _lora_choices(config: RunConfig) -> dict[str, Choice]:

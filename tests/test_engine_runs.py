@@ -110,7 +110,10 @@ def test_a_bfloat16_base_keeps_its_embeddings_and_head_in_bfloat16(tiny_model: M
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8", "none"])
+# The others train in test_scripts_parity.py too.
+@pytest.mark.parametrize(
+    "kind", ["nf4", "none", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp4", "int8"))]
+)
 def test_every_quantisation_kind_trains(kind: str, llama: Path, chat_rows: Path, config_for: Raw) -> None:
     raw = config_for(llama, chat_rows, quantization={"kind": kind}, training={"max_steps": 6, "learning_rate": 5e-3})
     result = train(raw)
@@ -120,9 +123,9 @@ def test_every_quantisation_kind_trains(kind: str, llama: Path, chat_rows: Path,
 @pytest.mark.parametrize(
     "lora",
     [
-        {"use_rslora": True},
+        pytest.param({"use_rslora": True}, marks=pytest.mark.slow),
         {"use_dora": True},
-        {"initialization": "loftq"},
+        pytest.param({"initialization": "loftq"}, marks=pytest.mark.slow),
         {"target_modules": "attention"},
         {"target_modules": ["down_proj", "q_proj"]},
         {"modules_to_save": ["lm_head"], "target_modules": "attention"},
@@ -162,7 +165,7 @@ def test_pissa_on_a_16_bit_base_saves_a_plain_adapter_that_answers_as_trained(
 @pytest.mark.parametrize(
     "optimizer",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if number >= 3 else [])
+        pytest.param(name, marks=[pytest.mark.slow] if number >= 1 else [])
         for number, name in enumerate(get_args(Optimizer))
     ],
 )

@@ -285,7 +285,7 @@ def test_losses_of_thirty_steps_are_those_of_the_stock_engine(llama: Path, chat_
         assert [one.get(name) for name in same] == [other.get(name) for name in same]
 
 
-@pytest.mark.parametrize("packing", ["off", "bins"])
+@pytest.mark.parametrize("packing", [pytest.param("off", marks=pytest.mark.slow), "bins"])
 def test_a_resumed_fast_run_has_the_losses_of_an_uninterrupted_one(
     packing: str, llama: Path, chat_rows: Path, config_for: Raw
 ) -> None:

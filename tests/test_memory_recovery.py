@@ -132,6 +132,7 @@ def test_what_cannot_be_halved_again_fails_with_the_checkpoint_and_advice(
     assert len(train(raw, resume_from=last_complete(output)).losses) == 5
 
 
+@pytest.mark.slow
 def test_more_than_three_recoveries_are_none(
     llama: Path, chat_rows: Path, config_for: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ CASES = (
         training={"optimizer": "lion_8bit", "packing": "padding_free", "schedule": "constant_with_warmup"},
         data={"loss_on": "assistant"},
     ),
-    _of(
+    _slow(
         "LoftQ, adafactor, long rows dropped, system turns folded, epochs, evaluation at the end",
         "gemma2",
         "system",
@@ -98,7 +98,7 @@ CASES = (
         quantization={"kind": "none", **_FLOAT32},
         training={"optimizer": "sgd", "log_every_steps": 2, "max_steps": 4, "schedule": "polynomial"},
     ),
-    _of(
+    _slow(
         "modules to save, 16-bit base in bf16, weight decay, sharegpt cut",
         "phi3",
         "sharegpt",
@@ -107,20 +107,20 @@ CASES = (
         training={"weight_decay": 0.1, "max_gradient_norm": 0.1, "max_length_tokens": 24, "optimizer": "adamw_8bit"},
     ),
     _of("pairs without a chat template, storage for FSDP", "bare", "pairs", quantization={"storage_dtype": "float32"}),
-    _of(
+    _slow(
         "texts, smoke generation, inverse_sqrt",
         "bare",
         "texts",
         training={"smoke_generation": True, "schedule": "inverse_sqrt"},
     ),
-    _of(
+    _slow(
         "questions with context in CSV, gemma3, eager",
         "gemma3",
         "questions",
         model={"attention_implementation": "eager"},
     ),
     _of("a base that gets our chat template", "bare", "chats", data={"loss_on": "assistant"}),
-    _of(
+    _slow(
         "a thinking template: rows in tokens",
         "qwen3",
         "turns",

@@ -75,7 +75,7 @@ def _require_free(path: Path | None, *, overwrite: bool) -> None:
         what = "is a directory" if path.is_dir() else "lies in a directory that is not there"
         raise UsageError(f"{path} {what}.", next_step="Give the name of a file in a directory that is there.")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already.", next_step="Choose another name, or say that it may be replaced.")
+        raise UsageError(f"{path} is there already.", next_step="Choose another name; with overwrite it is replaced.")
 
 
 def _written(path: Path | None, text: str, rows: Mapping[str, Iterable[TokenRow]], *, overwrite: bool) -> list[str]:

@@ -8,7 +8,6 @@ from mcp.types import CallToolResult
 from pydantic import Field, WithJsonSchema
 
 from qlora_tools.access import Access
-from qlora_tools.errors import UsageError
 
 from .answers import Structured, answered
 from .work import Document
@@ -133,13 +132,9 @@ def imported(access: Access, path: Path, output: str | None, settings: Mapping[s
 
 def text_of(path: Path, argument: str) -> str:
     """The text of a script or recipe. Raises `UsageError` for what is no text or too large."""
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{argument}: {path} is over 4 MiB, too large.", next_step="Check the path.")
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
-        raise UsageError(f"{argument}: {path} cannot be read: {reason}.", next_step="Check the path.") from None
+    from qlora_tools.foreign.files import text_of_file
+
+    return text_of_file(path, name=f"{argument}: {path}", most_bytes=_MOST_BYTES)
 
 
 def _parsed(access: Access, config: Document) -> "RunConfig":

@@ -14,12 +14,12 @@ from ..config import config_schema, explain_config, load_config
 from ..config.overrides import settings_from_pairs
 from ..disk import disk_errors
 from ..errors import UsageError
+from ..foreign.files import text_of_file
 from ..paths import as_path
 from ..results import CarriedValue, ConfigDifference, ConfigFigures, ImportedConfig
 from ..untrusted import visible_text
 from .console import json_option, print_json, stderr, stdout
 
-_MOST_BYTES = 64 * 2**20
 _GIB = 2**30
 
 _file = click.argument("file", type=click.Path(path_type=Path))
@@ -140,12 +140,12 @@ def import_(file: Path, settings: tuple[str, ...], target: Path | None, as_json:
     given = settings_from_pairs(settings)
     info = options["dataset_info"]
     imported = import_config(
-        _text_of(file),
+        text_of_file(as_path(str(file)), name=str(file)),
         name=file.name,
         kind=options["kind"],
         output=options["output"],
         settings={**given, "data.path": options["data"]} if options["data"] else given,
-        dataset_info=_text_of(info) if info is not None else None,
+        dataset_info=text_of_file(as_path(str(info)), name=str(info)) if info is not None else None,
     )
     if target is not None:
         with disk_errors(target.parent, left="nothing was written"):
@@ -156,17 +156,6 @@ def import_(file: Path, settings: tuple[str, ...], target: Path | None, as_json:
     if target is None:
         click.echo(imported.config_yaml, nl=False)
     _print_account(imported, target)
-
-
-def _text_of(file: Path) -> str:
-    path = as_path(str(file))
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{file} is over {_MOST_BYTES // 2**20} MiB, too large.", next_step="Check the path.")
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
-        raise UsageError(f"{file} cannot be read: {reason}.", next_step="Check the path and the file.") from None
 
 
 def _check_target(target: Path, *, replace: bool) -> None:

@@ -9,12 +9,12 @@ from rich.text import Text
 
 from ..config.files import parse_config_text
 from ..errors import UsageError
+from ..foreign.files import text_of_file
 from ..results import LintResult, ScriptExplanation, ScriptLines, ScriptResult
 from ..untrusted import visible_text
 from .console import json_option, print_json, stderr, stdout
 
 _FAILED = 3
-_MOST_BYTES = 64 * 2**20
 _COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
@@ -81,7 +81,7 @@ def lint(file: Path, as_json: bool) -> int:
     """
     from ..foreign import lint_script
 
-    result = lint_script(_text_of(file), name=file.name)
+    result = lint_script(text_of_file(file, name=str(file)), name=file.name)
     if as_json:
         print_json(result.as_document())
     else:
@@ -195,13 +195,3 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"{pair!r} {what}.", next_step="Write each setting once, such as gpus=4.")
         found[name] = parse_config_text(f"value: {value}", source=pair)["value"]
     return found
-
-
-def _text_of(file: Path) -> str:
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{file} is over {_MOST_BYTES // 2**20} MiB, too large.", next_step="Check the path.")
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
-        raise UsageError(f"{file} cannot be read: {reason}.", next_step="Check the path and the file.") from None

@@ -42,11 +42,6 @@ class ScriptRows:
     notes: tuple[str, ...] = ()
     files: Mapping[str, tuple[TokenRow, ...]] = field(default_factory=dict)
 
-    @property
-    def are_prepared(self) -> bool:
-        """Whether the script reads rows in tokens."""
-        return bool(self.files)
-
 
 class NotPlainError(Exception):
     """Plain reading does not give what training reads; the text says why."""

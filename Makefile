@@ -18,7 +18,7 @@ test-all: setup
 	$(BIN)/python scripts/check_all.py
 
 test-gpu: setup
-	$(BIN)/python -m pytest -m gpu tests
+	$(BIN)/python -m pytest -m gpu -o faulthandler_timeout=3600 tests
 
 setup: $(STAMP)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # A file's tests share what its fixtures train and build; groups (`--dist loadgroup`) are lost on pytest 9.2.
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")
+# With `loadfile` a run whose crashed process is replaced never ends (pytest-xdist 3.8): a crash ends the run.
+CRASHES = ("--max-worker-restart", "0")
 CHECKS = (
     ("format", ["ruff", "format", "--check", "--quiet", "."]),
     ("lint", ["ruff", "check", "--quiet", "."]),
     ("types", ["mypy", "--no-error-summary"]),
-    ("tests", ["pytest", "-m", "not gpu and not slow", "-n", "2", *BY_FILE, "--durations", "10"]),
+    ("tests", ["pytest", "-m", "not gpu and not slow", "-n", "2", *BY_FILE, *CRASHES, "--durations", "10"]),
 )
 
 

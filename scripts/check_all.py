@@ -5,11 +5,15 @@ import sys
 
 import check
 
+# A single slow test that takes longer hangs.
+LONGEST_SECONDS = 3600
+
 
 def main() -> None:
     """Run every check, then the slow tests one after the other, since they use all cores by themselves."""
     check.main()
-    code = subprocess.run([sys.executable, "-m", "pytest", "-m", "slow"], cwd=check.ROOT, check=False).returncode
+    command = [sys.executable, "-m", "pytest", "-m", "slow", "-o", f"faulthandler_timeout={LONGEST_SECONDS}"]
+    code = subprocess.run(command, cwd=check.ROOT, check=False).returncode
     sys.exit(code)
 
 

@@ -1,12 +1,25 @@
-"""A real llama.cpp (the wheel xllamacpp) over its HTTP interface: tokens, prompts, answers and their probabilities."""
+"""A real llama.cpp (the wheel xllamacpp) over its HTTP interface: tokens, prompts, answers and their probabilities.
 
+It runs in a process of its own: native threads that crash or stay behind must not be those of the test runner.
+"""
+
+import importlib.util
 import json
+import subprocess
+import sys
+import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+_SERVER = Path(__file__).with_name("llama_cpp_server.py")
+# A tiny model is closed in milliseconds; what has not ended by then never will.
+_CLOSING_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -18,25 +31,11 @@ class Answer:
     end: str
 
 
+@dataclass(frozen=True)
 class LlamaCpp:
-    """One model file, opened in this process; exact on the CPU: one thread, fp32 cache, no fused attention."""
+    """A running server that has opened one model file."""
 
-    def __init__(self, path: Path, context: int = 256) -> None:
-        xllamacpp = pytest.importorskip("xllamacpp", reason="no llama.cpp here: its wheel xllamacpp is not installed")
-        settings = xllamacpp.CommonParams()
-        settings.model.path = str(path)
-        settings.n_ctx = context
-        settings.n_batch = 64
-        settings.n_parallel = 1
-        settings.n_gpu_layers = 0
-        settings.cpuparams.n_threads = 1
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        settings.warmup = settings.fit_params = False
-        settings.use_jinja = True
-        settings.port = 0
-        settings.verbosity = -1
-        self._server = xllamacpp.Server(settings)
+    address: str
 
     def tokens(self, text: str, *, special: bool = True) -> list[int]:
         """As a prompt is tokenised: BOS added where the file says so, special tokens read."""
@@ -61,10 +60,43 @@ class LlamaCpp:
 
     def _asked(self, what: str, **values: Any) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"{self._server.listening_address}/{what}",
+            f"{self.address}/{what}",
             json.dumps(values).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             found: dict[str, Any] = json.loads(answer.read())
         return found
+
+
+@contextmanager
+def opened(path: Path, context: int = 256) -> Iterator[LlamaCpp]:
+    """llama.cpp with `path` open. If its process ends by itself the test fails with what it wrote to stderr."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("no llama.cpp here: its wheel xllamacpp is not installed")
+    command = [sys.executable, "-I", "-X", "faulthandler", str(_SERVER), str(path), str(context)]
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as written,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=written, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            assert address, "llama.cpp did not open the file"
+            yield LlamaCpp(address)
+        finally:
+            code = _closed(process)
+            written.seek(0)
+            # A crash is told beside the lost connection that it caused in the test.
+            assert code == 0, f"llama.cpp ended with {code}:\n{written.read()}"
+
+
+def _closed(process: subprocess.Popen[str]) -> int:
+    """Its exit code."""
+    try:
+        process.communicate(timeout=_CLOSING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+    return process.returncode

@@ -23,7 +23,7 @@ from qlora_tools.models.stored_tensors import file_tensors
 
 from .families import FAMILIES
 from .gguf_models import TEXTS, VARIANTS, byte_level_tokenizer, save_model, sentencepiece_tokenizer
-from .llama_cpp import Answer, LlamaCpp
+from .llama_cpp import Answer, opened
 
 Models = Callable[[str], Path]
 _TURNS = [
@@ -73,11 +73,11 @@ def assert_llama_cpp_agrees(directory: Path, file: Path, turns: list[Any], toler
     """The prompt, its tokens, the probabilities and eight greedy tokens."""
     tokenizer, text, ids = trained_prompt(directory, turns)
     without_bos = text.removeprefix(tokenizer.bos_token or "")
-    runtime = LlamaCpp(file)
-    assert runtime.prompt(turns).removeprefix(tokenizer.bos_token or "") == without_bos
-    assert runtime.tokens(without_bos) == ids
+    with opened(file) as runtime:
+        assert runtime.prompt(turns).removeprefix(tokenizer.bos_token or "") == without_bos
+        assert runtime.tokens(without_bos) == ids
+        answer = runtime.answer(ids, 8)
     expected, chances = reference(directory, ids, 8)
-    answer = runtime.answer(ids, 8)
     assert answer.tokens == expected[: len(answer.tokens)]
     assert largest_difference(answer, chances, -20) < tolerance
 
@@ -110,7 +110,8 @@ def test_each_type_of_file_answers_as_closely_as_it_rounds(
     assert facts.size_bytes == (tmp_path / "model.gguf").stat().st_size
     _, _, ids = trained_prompt(tiny_model("qwen2"), _TURNS)
     _, chances = reference(tiny_model("qwen2"), ids, 1)
-    assert largest_difference(LlamaCpp(tmp_path / "model.gguf").answer(ids, 1), chances, -5) < tolerance
+    with opened(tmp_path / "model.gguf") as runtime:
+        assert largest_difference(runtime.answer(ids, 1), chances, -5) < tolerance
 
 
 @pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"])
@@ -131,13 +132,14 @@ def test_sentencepiece_tokenizers_cut_text_alike(kind: str, tmp_path: Path) -> N
 
 
 def assert_same_tokens(directory: Path, file: Path, *, chats_only: bool = False) -> None:
-    runtime, tokenizer = LlamaCpp(file), tokenizer_of(directory)
-    for text in () if chats_only else TEXTS:
-        assert runtime.tokens(text, special=False) == tokenizer(text, add_special_tokens=False)["input_ids"], text
-    for text in TEXTS:
-        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}, _TURNS[0]]
-        _, _, ids = trained_prompt(directory, turns)
-        assert runtime.tokens(runtime.prompt(turns)) == ids, text
+    tokenizer = tokenizer_of(directory)
+    with opened(file) as runtime:
+        for text in () if chats_only else TEXTS:
+            assert runtime.tokens(text, special=False) == tokenizer(text, add_special_tokens=False)["input_ids"], text
+        for text in TEXTS:
+            turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}, _TURNS[0]]
+            _, _, ids = trained_prompt(directory, turns)
+            assert runtime.tokens(runtime.prompt(turns)) == ids, text
 
 
 def test_an_answer_ends_at_the_token_that_ended_trained_answers(tmp_path: Path) -> None:
@@ -158,7 +160,8 @@ def test_an_answer_ends_at_the_token_that_ended_trained_answers(tmp_path: Path) 
     facts = write_gguf(tmp_path / "model", tmp_path / "model.gguf")
     assert facts.stop_tokens == ["<|begin_of_text|>", "<|im_end|>"]
     _, _, ids = trained_prompt(tmp_path / "model", _TURNS)
-    assert LlamaCpp(tmp_path / "model.gguf").answer(ids, 4).end == "eos"
+    with opened(tmp_path / "model.gguf") as runtime:
+        assert runtime.answer(ids, 4).end == "eos"
 
 
 def test_bos_is_added_once_where_the_trained_form_has_it_and_never_elsewhere(
@@ -168,8 +171,8 @@ def test_bos_is_added_once_where_the_trained_form_has_it_and_never_elsewhere(
     without = write_gguf(tiny_model("qwen3"), tmp_path / "qwen3.gguf")
     assert (with_bos.bos_added, without.bos_added) == (True, False)
     bos = tokenizer_of(tiny_model("llama")).bos_token_id
-    runtime = LlamaCpp(tmp_path / "llama.gguf")
-    assert runtime.tokens(runtime.prompt(_TURNS)).count(bos) == 1
+    with opened(tmp_path / "llama.gguf") as runtime:
+        assert runtime.tokens(runtime.prompt(_TURNS)).count(bos) == 1
 
 
 def test_progress_is_told_and_a_stop_leaves_nothing(tiny_model: Models, tmp_path: Path) -> None:
@@ -338,10 +341,10 @@ def test_a_real_model_answers_in_llama_cpp_as_in_transformers(kind: Any, toleran
     assert_same_tokens(directory, tmp_path / "model.gguf")
     turns = [{"role": "user", "content": "What is the capital of Japan?"}]
     _, text, ids = trained_prompt(directory, turns)
-    runtime = LlamaCpp(tmp_path / "model.gguf")
-    assert runtime.prompt(turns) == text
+    with opened(tmp_path / "model.gguf") as runtime:
+        assert runtime.prompt(turns) == text
+        answer = runtime.answer(ids, 24)
     expected, chances = reference(directory, ids, 24)
-    answer = runtime.answer(ids, 24)
     if kind != "q8_0":
         assert answer.tokens == expected[: len(answer.tokens)]
     first = Answer(answer.tokens, {0: answer.chances[0]}, answer.end)

@@ -108,16 +108,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("write_ahead", [True, False], ids=["with its log", "without its log"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_made_anew_or_done_without(damage: str, write_ahead: bool, still: Jobs) -> None:
+def test_a_damaged_index_is_made_anew_or_done_without(damage: str, still: Jobs) -> None:
     expected = {ended(still): "stopped" for _ in range(3)}
     index_all(still)
     held = sqlite3.connect(still.space.index_file)
     held.execute("SELECT count(*) FROM finished").fetchone()
-    if not write_ahead:
-        held.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        held.close()
     DAMAGES[damage](still.space.index_file)
     expected[ended(still)] = "stopped"
     assert told() == told() == expected
@@ -179,7 +175,7 @@ def test_processes_that_are_killed_while_they_make_the_index_leave_one_that_othe
     write_finished_jobs(still.space, 200)
     looking = [sys.executable, "-c", _LOOK, str(still.directory)]
     for _ in range(2):
-        for ending in ("", "-wal", "-shm"):
+        for ending in ("", "-journal"):
             Path(f"{still.space.index_file}{ending}").unlink(missing_ok=True)
         killed = [subprocess.Popen([*looking, "1000", "200"], stderr=subprocess.PIPE) for _ in range(2)]
         deadline = time.monotonic() + 30

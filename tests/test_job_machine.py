@@ -155,7 +155,7 @@ class JobMachine(RuleBasedStateMachine):
         """Whether jobs that never end fill the queue."""
         return sum(self.jobs.get(job_id).state not in TERMINAL for job_id in self.known) > 3
 
-    @rule(ending=strategies.sampled_from(["", "-wal", "-shm"]))
+    @rule(ending=strategies.sampled_from(["", "-journal"]))
     def delete_index(self, ending: str) -> None:
         Path(f"{self.jobs.space.index_file}{ending}").unlink(missing_ok=True)
 

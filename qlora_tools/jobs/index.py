@@ -18,7 +18,7 @@ from .clock import now
 if TYPE_CHECKING:
     from .records import JobStatus
 
-_VERSION = 2
+_VERSION = 3
 _BUSY_MILLISECONDS = 300
 _MADE = (
     "DROP TABLE IF EXISTS finished",
@@ -140,7 +140,7 @@ class Index:
             return True
         try:
             # Its log of changes goes first: it would be taken for that of the next file.
-            for ending in ("-wal", "-shm", ""):
+            for ending in ("-journal", ""):
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
         except OSError:
             return False
@@ -181,7 +181,8 @@ class Index:
     def _usable(self, database: sqlite3.Connection) -> bool:
         database.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
         if _version(database) < _VERSION:
-            database.execute("PRAGMA journal_mode = WAL")
+            # A write-ahead log maps memory that is cut when the file is made anew; whoever reads it then dies of SIGBUS.
+            database.execute("PRAGMA journal_mode = DELETE")
             database.execute("BEGIN IMMEDIATE")
             if _version(database) < _VERSION:  # nobody else was faster
                 for statement in _MADE:
@@ -199,8 +200,7 @@ class Index:
             self._path.rename(aside)
         except OSError:
             return
-        for ending in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
         self.notes.append(f"The index {self._path.name} was damaged: moved to {aside.name} and made anew.")
 
 

@@ -8,6 +8,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.nn import Embedding, Linear
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..config.library_arguments import quantization_arguments
@@ -60,7 +61,7 @@ def load_model(
     the processor cannot run the quantised form or memory runs out.
     """
     require_capable(hardware, quantization.kind)
-    _check_config(resolved)
+    config = _checked_config(resolved)
     arguments = quantization_arguments(quantization, compute_dtype)
     try:
         model, info = _from_pretrained(
@@ -68,9 +69,10 @@ def load_model(
             resolved,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else a tensor of another shape is a RuntimeError that does not name it
             dtype=getattr(torch, compute_dtype),
             quantization_config=BitsAndBytesConfig(**arguments) if arguments else None,
-            attn_implementation=attention_name(attention_implementation, read_config(resolved)),
+            attn_implementation=attention_name(attention_implementation, config.to_dict()),
             device_map={"": 0 if hardware.kind == "cuda" else "cpu"},
         )
     except (torch.cuda.OutOfMemoryError, MemoryError):
@@ -78,7 +80,7 @@ def load_model(
             f"{resolved.reference.name} does not fit into the memory of {hardware.name}.",
             next_step="Choose a smaller model or quantization.kind: nf4.",
         ) from None
-    _check_complete(resolved, info)
+    _check_complete(resolved, info, model)
     keep_autograd(model)
     return LoadedModel(model, load_tokenizer(resolved), compute_dtype)
 
@@ -98,8 +100,9 @@ def read_config(resolved: ResolvedModel) -> dict[str, Any]:
     return dict(_from_pretrained(AutoConfig, resolved).to_dict())
 
 
-def _check_config(resolved: ResolvedModel) -> None:
-    values = read_config(resolved)
+def _checked_config(resolved: ResolvedModel) -> Any:
+    config = _from_pretrained(AutoConfig, resolved)
+    values = config.to_dict()
     require_causal_language_model(values, resolved.reference.name)
     quantized = values.get("quantization_config")
     if quantized:
@@ -107,6 +110,7 @@ def _check_config(resolved: ResolvedModel) -> None:
             f"{resolved.reference.name} is quantised already ({quantized.get('quant_method', 'unknown')}).",
             next_step="Give the original 16-bit model; qlora-tools quantises it while loading.",
         )
+    return config
 
 
 def _from_pretrained(auto_class: Any, resolved: ResolvedModel, **arguments: Any) -> Any:
@@ -134,8 +138,10 @@ def _as_model_error(resolved: ResolvedModel, error: BaseException) -> ModelError
     return ModelError(reason, next_step=step)
 
 
-def _check_complete(resolved: ResolvedModel, info: dict[str, Any]) -> None:
-    missing, mismatched = sorted(info["missing_keys"]), [str(item[0]) for item in info.get("mismatched_keys", ())]
+def _check_complete(resolved: ResolvedModel, info: dict[str, Any], model: Any) -> None:
+    missing = sorted(info["missing_keys"])
+    others = {*(str(item[0]) for item in info["mismatched_keys"]), *_of_another_shape(model)}
+    mismatched = sorted(others.difference(missing))
     if missing or mismatched:
         shown = ", ".join([*missing, *mismatched][:3])
         raise ModelError(
@@ -143,6 +149,25 @@ def _check_complete(resolved: ResolvedModel, info: dict[str, Any]) -> None:
             f"{len(mismatched)} have another shape ({shown}).",
             next_step="Fetch the model again; left like this, those layers would be random.",
         )
+
+
+def _of_another_shape(model: Any) -> list[str]:
+    """Weights of another shape than their layers have: Transformers lets them pass where it quantises, 5.17 all of them."""
+    layers = {
+        f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Linear | Embedding)
+    }
+    return [name for name, layer in layers.items() if _stored_shape(layer.weight) != _shape(layer)]
+
+
+def _shape(layer: Linear | Embedding) -> tuple[int, int]:
+    if isinstance(layer, Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    return layer.out_features, layer.in_features
+
+
+def _stored_shape(weight: torch.nn.Parameter) -> tuple[int, ...]:
+    packed = getattr(weight, "quant_state", None)
+    return tuple(packed.shape if packed is not None else weight.shape)
 
 
 def keep_autograd(model: Any) -> None:

@@ -3,7 +3,8 @@
 For the widths of Llama-3.1-8B and 70B with so many layers, random weights in bf16 and an adapter of rank 16 on all
 projections, embedding and head: peak anonymous memory (RssAnon) of the merging process above what its imports take, and
 its time beside copying the same files. Both are done in turn, several times, since other work on a machine moves both:
-the median of each counts, and the processor's seconds stand beside. A merge takes from its call to its return, with the
+the median counts, of a case's merges and of all copies of a model's files, which are the same in each case; the
+processor's seconds stand beside. A merge takes from its call to its return, with the
 result on the disk; importing and the end of the process are told apart. Cases: LoRA into the original base, into the NF4
 base, and trained embeddings and head (modules to save). Writes `benchmarks/results/merge_memory.json`.
 """
@@ -61,19 +62,23 @@ def _of_model(name: str, layers: int, folder: Path, check: bool) -> Iterator[dic
     with tempfile.TemporaryDirectory(dir=folder) as place:
         base = Path(place) / "base"
         _write_base(base, {**config, "num_hidden_layers": layers})
+        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        copies: list[dict[str, Any]] = []
+        merges: dict[str, list[dict[str, Any]]] = {}
         for case, wanted in CASES.items():
             settings = dict(wanted)
             adapter = _write_adapter(Path(place) / "adapter", base, settings.pop("adapter", "linear"))
-            rows = []
+            merges[case] = []
             for _ in range(_REPETITIONS):
-                copied = _copied(base, Path(place) / "copy")
-                rows.append(copied | _merged(adapter, Path(place) / "merged", {**settings, "check": check}))
-            size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-            row = {"model": name, "case": case, "gigabytes": round(size / 1e9, 2), **_together(rows)}
-            row["speed_of_copying"] = round(row["copy_seconds"] / row["merge_seconds"], 2)
-            print(json.dumps(row), flush=True)
-            yield row
+                copies.append(_copied(base, Path(place) / "copy"))
+                merges[case].append(_merged(adapter, Path(place) / "merged", {**settings, "check": check}))
             shutil.rmtree(adapter)
+    copied = _medians(copies)
+    for case, rows in merges.items():
+        row = {"model": name, "case": case, "gigabytes": round(size / 1e9, 2), **copied, **_together(rows)}
+        row["speed_of_copying"] = round(row["copy_seconds"] / row["merge_seconds"], 2)
+        print(json.dumps(row), flush=True)
+        yield row
 
 
 def _write_base(directory: Path, config: dict[str, Any]) -> None:
@@ -138,9 +143,12 @@ def _write_random(file: Path, shapes: dict[str, list[int]]) -> None:
 
 def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians of what was measured each time; of memory the most."""
-    found = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0] if "seconds" in name}
     most = {name: max(row[name] for row in rows) for name in ("imports_mib", "peak_above_imports_mib")}
-    return {**found, **most, "parity": rows[-1]["parity"]}
+    return {**_medians(rows), **most, "parity": rows[-1]["parity"]}
+
+
+def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0] if "seconds" in name}
 
 
 def _processor_seconds() -> float:
@@ -148,7 +156,7 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _copied(base: Path, target: Path) -> dict[str, float]:
+def _copied(base: Path, target: Path) -> dict[str, Any]:
     """A copy of the same files to the same disk, on the disk at its end as a merge is."""
     began, used = time.perf_counter(), _processor_seconds()
     shutil.copytree(base, target)

@@ -210,9 +210,45 @@ def test_the_round_trip_of_any_dtype_is_that_of_bitsandbytes_to_the_last_bit(dty
         return weight[first:last]
 
     trip = round_trip(QuantizationConfig(), read, (333, 200), parts, spread, scratch)
-    ours = torch.cat([trip.of(read(*part), part[0], scratch).clone() for part in parts])
+    ours = torch.cat([trip.of(read(*part).float(), weight.dtype, part[0], scratch).clone() for part in parts])
     codes, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
     assert torch.equal(ours, functional.dequantize_4bit(codes, state).float())
+
+
+def test_a_part_that_fails_ends_the_work_on_all_others() -> None:
+    from qlora_tools.merging.writing import Crew
+
+    begun, done = [], []
+
+    def work(part: tuple[int, int]) -> None:
+        begun.append(part)
+        if part[0] == 50:
+            raise ZeroDivisionError
+        done.append(part)
+
+    with Crew() as crew:
+        with pytest.raises(ZeroDivisionError):
+            crew.each(work, [(number, number + 1) for number in range(100)])
+        assert sorted(begun) == sorted([*done, (50, 51)])
+
+
+def test_large_numbers_that_are_finite_are_merged_and_those_that_are_not_are_refused() -> None:
+    import torch
+
+    from qlora_tools.errors import ModelError
+    from qlora_tools.merging.plan import OutputTensor
+    from qlora_tools.merging.writing import _require_finite
+    from qlora_tools.models.stored_tensors import StoredTensor
+
+    tensor = OutputTensor("w", "F32", StoredTensor("w", Path("none"), "F32", (8,), 0, 32))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        # Their sum is not finite, but they are.
+        large = torch.full((4096,), torch.finfo(dtype).max, dtype=dtype)
+        _require_finite(large, tensor)
+        for bad in ("nan", "inf", "-inf"):
+            large[7] = float(bad)
+            with pytest.raises(ModelError, match="not finite"):
+                _require_finite(large, tensor)
 
 
 def test_a_file_that_becomes_shorter_while_it_is_copied_is_said(tmp_path: Path) -> None:
@@ -223,9 +259,9 @@ def test_a_file_that_becomes_shorter_while_it_is_copied_is_said(tmp_path: Path) 
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(range(100)))
     stored = StoredTensor("weight", file, "U8", (200,), 10, 210)
-    taken = pieces(stored, 20, 180)
+    taken = pieces(stored)
     begin, piece = next(taken)
-    assert (begin, bytes(piece)) == (20, bytes(range(30, 100)))
+    assert (begin, bytes(piece)) == (0, bytes(range(10, 100)))
     with pytest.raises(ModelError, match="has become shorter"):
         next(taken)
 

@@ -35,27 +35,35 @@ class RoundTrip:
     largest: torch.Tensor | None = None
     constants: torch.Tensor | None = None
 
-    def of(self, weight: torch.Tensor, first: int, scratch: Scratch) -> torch.Tensor:
-        """Rows from `first` on, `[rows, width]` in the dtype of loading, as fp32 after the round trip, in `scratch`."""
+    def of(self, plain: torch.Tensor, dtype: torch.dtype, first: int, scratch: Scratch) -> torch.Tensor:
+        """Rows from `first` on after the round trip, in `scratch`: fp32, as `plain` `[rows, width]` is.
+
+        `dtype` is that of loading. `plain` is not changed.
+        """
         if self.kind == "int8":
-            return _int8(weight)
+            return _int8(plain)
         assert self.constants is not None
         assert self.largest is not None
-        begin, numbers = first * self.width // BLOCK, scratch.fp32("base", weight.reshape(-1))
-        whole = numbers.numel() // BLOCK
-        blocks, table = slice(begin, begin + whole), levels(self.kind)
-        in_blocks = numbers[: whole * BLOCK].view(-1, BLOCK)
-        in_blocks.mul_((1.0 / self.largest[blocks].clamp(min=_LEAST))[:, None])
-        found = table.nearest(in_blocks.view(-1), scratch).view(-1, BLOCK)
-        torch.mul(found, self.constants[blocks][:, None], out=in_blocks)
-        if numbers.numel() % BLOCK:
+        given, numbers = plain.view(-1), scratch.room("base", plain.numel())
+        begin, whole = first * self.width // BLOCK, plain.numel() // BLOCK
+        blocks, cut = slice(begin, begin + whole), whole * BLOCK
+        self._whole_blocks(given[:cut].view(-1, BLOCK), blocks, numbers[:cut].view(-1, BLOCK), scratch)
+        if cut < len(given):
             # The last block of a tensor may be short, and bitsandbytes divides there.
-            rest = numbers[whole * BLOCK :]
-            rest.div_(self.largest[begin + whole].clamp(min=_LEAST))
-            rest.copy_(table.searched(rest) * self.constants[begin + whole])
+            rest = given[cut:] / self.largest[begin + whole].clamp(min=_LEAST)
+            numbers[cut:] = levels(self.kind).searched(rest) * self.constants[begin + whole]
+        if dtype == torch.float32:
+            return numbers.view(plain.shape)
         # In the dtype of loading, as every forward pass of the training had it.
-        rounded = scratch.room("rounded", numbers.numel(), weight.dtype).copy_(numbers)
-        return numbers.copy_(rounded).view(weight.shape)
+        rounded = scratch.room("rounded", numbers.numel(), dtype).copy_(numbers)
+        return numbers.copy_(rounded).view(plain.shape)
+
+    def _whole_blocks(self, plain: torch.Tensor, blocks: slice, out: torch.Tensor, scratch: Scratch) -> None:
+        assert self.constants is not None
+        assert self.largest is not None
+        torch.mul(plain, (1.0 / self.largest[blocks].clamp(min=_LEAST))[:, None], out=out)
+        found = levels(self.kind).nearest(out.view(-1), scratch).view(-1, BLOCK)
+        torch.mul(found, self.constants[blocks][:, None], out=out)
 
 
 def round_trip(

@@ -43,18 +43,17 @@ class MappedFiles:
             return self._maps[file]
 
 
-def pieces(stored: StoredTensor, first: int, size: int) -> Iterator[tuple[int, memoryview]]:
-    """`size` of its bytes from `first` on, each piece with its place among the tensor's bytes; gone when the next one comes.
+def pieces(stored: StoredTensor) -> Iterator[tuple[int, memoryview]]:
+    """Its bytes, each piece with its place among them; gone when the next one comes.
 
     Reading them into memory that stays in a core's cache takes half the time of writing them out of mapped pages, which
     are mapped one by one for it. Raises `ModelError` where the file has become shorter.
     """
-    room = memoryview(bytearray(_PIECE_BYTES))
+    room, first = memoryview(bytearray(_PIECE_BYTES)), 0
     with stored.file.open("rb", buffering=0) as opened:
-        opened.seek(stored.begin + first)
-        end = first + size
-        while first < end:
-            read = opened.readinto(room[: min(end - first, _PIECE_BYTES)])
+        opened.seek(stored.begin)
+        while first < stored.size_bytes:
+            read = opened.readinto(room[: min(stored.size_bytes - first, _PIECE_BYTES)])
             if not read:
                 raise ModelError(f"{stored.file} has become shorter.", next_step="Fetch the model or adapter again.")
             yield first, room[:read]

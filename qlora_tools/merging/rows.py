@@ -54,7 +54,8 @@ def trained_rows(task: "MergeTask") -> Callable[[OutputTensor], Rows]:
                 # Constants of all layers together would be half a gigabyte, so they are found again for each pass.
                 shape = rows_and_width(tensor.source)
                 trip[:] = [round_trip(task.quantization, loaded, shape, list(row_slices(tensor)), _one_by_one, scratch)]
-            return trip[0].of(loaded(first, last), first, scratch).clone()
+            found = loaded(first, last)
+            return trip[0].of(scratch.fp32("plain", found), found.dtype, first, scratch).clone()
 
         return rows
 

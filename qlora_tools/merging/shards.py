@@ -6,6 +6,7 @@ finished has its own name; what was cut off has not, and is written again by the
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from ..models.stored_tensors import INDEX_FILE, SINGLE_FILE
 from .plan import MergePlan, OutputTensor
 
 _ALIGNMENT = 8
-_COPY_BYTES = 16 * 2**20
+# How often what was written is sent to the disk while more is computed, in seconds.
+_FLUSH_SECONDS = 0.2
 
 # Writes bytes to a place in the file that is being made.
 Put = Callable[[int, memoryview | bytes], None]
+# Puts tensors, each of which begins at a place.
+Fill = Callable[[Sequence[tuple[OutputTensor, int]], Put], None]
 
 
 @dataclass(frozen=True)
@@ -75,30 +79,23 @@ def write_index(directory: Path, shards: Sequence[Shard]) -> None:
     replace_file(directory / INDEX_FILE, json.dumps(document, indent=2).encode() + b"\n")
 
 
-def write_shard(
-    directory: Path, shard: Shard, fill: Callable[[OutputTensor, int, Put], None], syncing: Executor
-) -> "Future[None]":
-    """Write one shard; `fill` puts a tensor that begins at a place. The future is done when the file has its name.
+def write_shard(directory: Path, shard: Shard, fill: Fill, syncing: Executor) -> "Future[None]":
+    """Write one shard, whose tensors `fill` puts. The future is done when the file has its name.
 
-    What is in the page cache goes to the disk in the background, while the next shard is computed.
+    What is in the page cache goes to the disk in the background, while more is computed.
     """
     partial = directory / f".{shard.name}.partial"
-    header = shard.header()
+    header, filled = shard.header(), threading.Event()
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         os.pwrite(descriptor, header, 0)
         os.ftruncate(descriptor, len(header) + shard.size_bytes)
-        for tensor, place in _places(shard, len(header)):
-            fill(tensor, place, lambda offset, data: _put(descriptor, offset, data))
+        flushing = syncing.submit(_flush, partial, filled)
+        fill(list(_places(shard, len(header))), lambda offset, data: _put(descriptor, offset, data))
     finally:
+        filled.set()
         os.close(descriptor)
-    return syncing.submit(_publish, partial, directory / shard.name)
-
-
-def copy_slices(source_size: int) -> Iterator[tuple[int, int]]:
-    """First byte and size of each piece of a tensor that is copied as it is."""
-    for first in range(0, source_size, _COPY_BYTES):
-        yield first, min(_COPY_BYTES, source_size - first)
+    return syncing.submit(_publish, partial, directory / shard.name, flushing)
 
 
 def _places(shard: Shard, place: int) -> Iterator[tuple[OutputTensor, int]]:
@@ -114,7 +111,13 @@ def _put(descriptor: int, offset: int, data: memoryview | bytes) -> None:
         view, offset = view[written:], offset + written
 
 
-def _publish(partial: Path, file: Path) -> None:
+def _flush(partial: Path, filled: threading.Event) -> None:
+    while not filled.wait(_FLUSH_SECONDS):
+        sync_file(partial)
+
+
+def _publish(partial: Path, file: Path, flushing: "Future[None]") -> None:
+    flushing.result()
     sync_file(partial)
     partial.rename(file)
     sync_directory(file.parent)

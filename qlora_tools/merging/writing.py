@@ -1,8 +1,14 @@
-"""From a plan to the shards of a merged model: slices are computed by as many threads as the processor has."""
+"""From a plan to the shards of a merged model.
 
+Slices are computed by as many threads as the processor has. What is copied is copied by one more thread meanwhile: only
+one at a time can write into a file, so that two threads that do nothing else wait for each other.
+"""
+
+import math
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +24,7 @@ from .dequantized import RoundTrip, round_trip
 from .plan import OutputTensor
 from .reading import TORCH_DTYPE, MappedFiles, Scratch, one_thread_each, pieces
 from .rows import loaded_rows
-from .shards import Put, Shard, copy_slices, write_shard
+from .shards import Fill, Put, Shard, write_shard
 
 # Each thread holds a few working copies of a slice: with more, memory grows and the disk sets the pace anyhow.
 _MOST_THREADS = 8
@@ -31,6 +37,11 @@ class WeightError:
 
     differences: float = 0.0
     originals: float = 0.0
+
+    def add(self, sums: Sequence[tuple[float, float]]) -> None:
+        """What slices of one tensor tell, in any order."""
+        self.differences += math.fsum(differences for differences, _ in sums)
+        self.originals += math.fsum(originals for _, originals in sums)
 
     @property
     def relative(self) -> float | None:
@@ -55,40 +66,62 @@ class ShardWriter:
     _files: MappedFiles = field(default_factory=MappedFiles)
     _scratch: Scratch = field(default_factory=Scratch)
     _done: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, shards: list[Shard]) -> None:
         """Write those that are missing. Raises `WorkStopped` between two tensors, `OSError`, and `ModelError` for NaN."""
         total = sum(shard.size_bytes for shard in shards)
-        threads = min(os.cpu_count() or 1, _MOST_THREADS)
-        with one_thread_each(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as syncing:
+        with one_thread_each(), Crew() as crew, ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as syncing:
             synced: list[Future[None]] = []
             for shard in shards:
                 if (self.directory / shard.name).is_file():
-                    self._tell(shard.size_bytes, total)
+                    self._done += shard.size_bytes
+                    self._tell(total)
                 else:
-                    synced.append(write_shard(self.directory, shard, self._filler(pool, total), syncing))
+                    synced.append(write_shard(self.directory, shard, self._filler(crew, aside, total), syncing))
             for future in synced:
                 future.result()
 
-    def _filler(self, pool: ThreadPoolExecutor, total: int) -> Callable[[OutputTensor, int, Put], None]:
-        def fill(tensor: OutputTensor, place: int, put: Put) -> None:
-            if self.stop():
-                raise WorkStopped(f"Merging was stopped after {self._done / 1e9:.1f} GB.")
-            if tensor.is_copy:
-                _spread(pool, lambda part: _copy(tensor, place, put, *part), copy_slices(tensor.source.size_bytes))
-            else:
-                self._compute(tensor, place, put, pool)
-            self._tell(tensor.size_bytes, total)
+    def _filler(self, crew: "Crew", aside: Executor, total: int) -> Fill:
+        def fill(placed: Sequence[tuple[OutputTensor, int]], put: Put) -> None:
+            copies = [aside.submit(self._copy, *one, put) for one in placed if one[0].is_copy]
+            try:
+                for tensor, place in placed:
+                    if not tensor.is_copy:
+                        self._compute(tensor, place, put, crew)
+                        self._tell(total)
+                for copy in copies:
+                    copy.result()
+                    self._tell(total)
+            finally:
+                # Nothing may be written any more when the file is closed.
+                for copy in copies:
+                    copy.cancel()
+                wait(copies)
 
         return fill
 
-    def _tell(self, size: int, total: int) -> None:
-        self._done += size
+    def _go_on(self) -> None:
+        if self.stop():
+            raise WorkStopped(f"Merging was stopped after {self._done / 1e9:.1f} GB.")
+
+    def _count(self, tensor: OutputTensor) -> None:
+        with self._counting:
+            self._done += tensor.size_bytes
+
+    def _tell(self, total: int) -> None:
         self.on_event(RunEvent("progress", "bytes merged", {"done": self._done, "total": total}))
 
-    def _compute(self, tensor: OutputTensor, place: int, put: Put, pool: ThreadPoolExecutor) -> None:
+    def _copy(self, tensor: OutputTensor, place: int, put: Put) -> None:
+        self._go_on()
+        for begin, piece in pieces(tensor.source):
+            put(place + begin, piece)
+        self._count(tensor)
+
+    def _compute(self, tensor: OutputTensor, place: int, put: Put, crew: "Crew") -> None:
+        self._go_on()
         slices = list(row_slices(tensor))
-        trip = self._round_trip(tensor, slices, pool) if tensor.quantized else None
+        trip = self._round_trip(tensor, slices, crew) if tensor.quantized else None
         read = [Factors.read(addition, self._files) for addition in tensor.additions]
         factors = [one.with_norms(lambda *part: self._base_rows(tensor, trip, *part)[0], slices) for one in read]
         row_bytes = rows_and_width(tensor.source)[1] * BYTES_OF[tensor.dtype]
@@ -98,22 +131,21 @@ class ShardWriter:
             for one in factors:
                 weight = one.applied(weight, *part, tensor.name)
             weight = replaced_rows(tensor, weight, part[0], self._files)
-            _require_finite(weight, tensor)
             merged = self._scratch.room("merged", weight.numel(), TORCH_DTYPE[tensor.dtype]).view(weight.shape)
-            put(place + part[0] * row_bytes, _bytes(merged.copy_(weight)))
+            _require_finite(merged.copy_(weight), tensor)
+            put(place + part[0] * row_bytes, _bytes(merged))
             return sums
 
-        for differences, originals in _spread(pool, merge_slice, slices):
-            self.error.differences += differences
-            self.error.originals += originals
+        self.error.add(crew.each(merge_slice, slices))
+        self._count(tensor)
 
-    def _round_trip(self, tensor: OutputTensor, slices: list[tuple[int, int]], pool: ThreadPoolExecutor) -> RoundTrip:
+    def _round_trip(self, tensor: OutputTensor, slices: list[tuple[int, int]], crew: "Crew") -> RoundTrip:
         return round_trip(
             self.quantization,
             lambda first, last: self._loaded(tensor, first, last),
             rows_and_width(tensor.source),
             slices,
-            lambda function, parts: _spread(pool, function, parts),
+            crew.each,
             self._scratch,
         )
 
@@ -125,33 +157,37 @@ class ShardWriter:
     ) -> tuple[torch.Tensor, tuple[float, float]]:
         """Rows of the base in fp32, and what quantising them changed."""
         loaded = self._loaded(tensor, first, last)
+        plain = self._scratch.fp32("plain", loaded)
         if trip is None:
-            return self._scratch.fp32("base", loaded), (0.0, 0.0)
-        base = trip.of(loaded, first, self._scratch)
-        plain = self._scratch.fp32("found", loaded.reshape(-1))
-        originals = float(torch.dot(plain, plain))
-        plain.sub_(base.reshape(-1))
-        return base, (float(torch.dot(plain, plain)), originals)
+            return plain, (0.0, 0.0)
+        base = trip.of(plain, loaded.dtype, first, self._scratch)
+        flat = plain.view(-1)
+        originals = float(torch.dot(flat, flat))
+        flat.sub_(base.view(-1))
+        return base, (float(torch.dot(flat, flat)), originals)
 
 
-def _copy(tensor: OutputTensor, place: int, put: Put, first: int, size: int) -> None:
-    for begin, piece in pieces(tensor.source, first, size):
-        put(place + begin, piece)
+class Crew(ThreadPoolExecutor):
+    """As many threads as the processor has."""
 
+    def __init__(self) -> None:
+        self._count = min(os.cpu_count() or 1, _MOST_THREADS)
+        super().__init__(self._count)
 
-def _spread(
-    pool: ThreadPoolExecutor, function: Callable[[tuple[int, int]], T], parts: Iterable[tuple[int, int]]
-) -> list[T]:
-    return list(pool.map(function, parts))
+    def each(self, function: Callable[[tuple[int, int]], T], parts: Sequence[tuple[int, int]]) -> list[T]:
+        """What `function` gives for the parts, in any order; when it raises, no part is being worked on any more.
+
+        Each thread takes the next part by itself: a future for each would wake the waiting thread as often.
+        """
+        waiting = iter(parts)
+        futures = [self.submit(lambda: [function(part) for part in waiting]) for _ in range(self._count)]
+        wait(futures)
+        return [result for future in futures for result in future.result()]
 
 
 def _require_finite(merged: torch.Tensor, tensor: OutputTensor) -> None:
-    """NaN and what the stored dtype cannot hold: one pass finds both, where `isfinite` takes three."""
-    if not merged.numel():
-        return
-    least, most = torch.aminmax(merged)
-    bound = torch.finfo(TORCH_DTYPE[tensor.dtype]).max
-    if not (-bound <= float(least) and float(most) <= bound):
+    """NaN and what the stored dtype cannot hold: a sum is finite only where all numbers are, and takes one quick pass."""
+    if not math.isfinite(float(merged.sum())) and not bool(merged.isfinite().all()):
         raise ModelError(
             f"The merged {tensor.name} has numbers that are not finite in {tensor.dtype}.",
             next_step="Merge with --dtype bfloat16 or float32; where that fails too, adapter or base is damaged.",

@@ -1,287 +1,259 @@
-"""Speed and memory of the engines on the same random base, the same rows and the same adapter, in turns.
+"""Speed and memory of QLoRA engines on the same random base, the same rows and the same settings, each in its own process.
 
-    python benchmarks/engine_speed.py OUT.json [case ...]
+    python benchmarks/engine_speed.py OUT.json [CASE ...] [--engine NAME ...] [--again]
 
-Bases have random weights in the true shape. Each round trains a few steps with every engine, so that the machine's moods
-fall on all of them; the first steps of a round are not counted. Engines: `stock` and `fast` as a run uses them, and, on a GPU
-and where it is installed, `liger`, which is stock with Liger's kernels and runs last because it patches the model classes.
-A case that does not fit is recorded as such. No case begins after `ENGINE_SECONDS` (default 540).
+Bases have random weights in the true shape. A case is a name in `engine_cases.CASES` or spelled out: `qwen2.5-14b-instruct:
+3x1536:r24:kept`. Without one, all that suit this machine run in order of importance. What OUT.json already holds is skipped,
+unless `--again` is given or the case has changed. Results are written after each process; one that crashes, runs out of
+memory or out of time is recorded with its last line. All ends after `ENGINE_SECONDS` (default 540).
 """
 
-import gc
+import argparse
 import json
 import os
-import platform
-import random
+import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from engine_cases import CASES, ENGINES, Case, Job, jobs_of
 
-import torch  # noqa: E402
-from transformers import TrainerCallback, set_seed  # noqa: E402
-
-from qlora_tools.config import parse_config  # noqa: E402
-from qlora_tools.data.rows import IGNORED, TokenRow, TokenRows  # noqa: E402
-from qlora_tools.engine.adapters import attach_adapter  # noqa: E402
-from qlora_tools.engine.batches import build_training_set  # noqa: E402
-from qlora_tools.engine.device import detect_hardware  # noqa: E402
-from qlora_tools.engine.fit import Fit  # noqa: E402
-from qlora_tools.engine.micro_batches import first_cut  # noqa: E402
-from qlora_tools.engine.probe import _tokenizer  # noqa: E402
-from qlora_tools.engine.random_base import build_random_base  # noqa: E402
-from qlora_tools.engine.training_state import put_weights, trained_weights  # noqa: E402
-from qlora_tools.events import ignore  # noqa: E402
-from qlora_tools.models.catalogue import CATALOGUE  # noqa: E402
-from qlora_tools.models.reference import ModelReference, ResolvedModel  # noqa: E402
-
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "liger-kernel")
+RUN = Path(__file__).with_name("engine_run.py")
 SECONDS = float(os.environ.get("ENGINE_SECONDS", "540"))
-CHAT_MEAN, CHAT_SPREAD = 256, 0.8  # log-normal lengths of chat-like rows, in tokens
-
-
-@dataclass(frozen=True)
-class Case:
-    """A shape of work. `lengths`: all rows as long as `length`, chat-like ones packed into bins of it, or the demo's."""
-
-    model: str
-    rows: int
-    length: int
-    kept: bool = False
-    rank: int = 16
-    lengths: str = "fixed"
-    steps: int = 12
-    warm: int = 4
-    rounds: int = 1
-
-
-L8, L1, L70 = "llama-3.1-8b-instruct", "llama-3.2-1b-instruct", "llama-3.1-70b-instruct"
-CASES: dict[str, Case] = {
-    "demo": Case("smollm2-135m-instruct", 8, 66, lengths="demo", steps=4, warm=1, rounds=3),
-    "demo-kept": Case("smollm2-135m-instruct", 8, 66, kept=True, lengths="demo", steps=4, warm=1, rounds=3),
-    "8b-4x2048": Case(L8, 4, 2048),
-    "8b-4x2048-kept": Case(L8, 4, 2048, kept=True),
-    "8b-1x8192": Case(L8, 1, 8192),
-    "8b-chat": Case(L8, 1, 8192, lengths="chat"),
-    "8b-chat-kept": Case(L8, 1, 8192, kept=True, lengths="chat"),
-    "8b-1x512": Case(L8, 1, 512, steps=30, warm=10),
-    "8b-1x120000-r32": Case(L8, 1, 120_000, rank=32, steps=2, warm=1),
-    "1b-2x512": Case(L1, 2, 512, steps=30, warm=10),
-    "1b-4x2048": Case(L1, 4, 2048),
-    "1b-4x2048-kept": Case(L1, 4, 2048, kept=True),
-    "70b-1x2048": Case(L70, 1, 2048, steps=4, warm=2),
-    "qwen2.5-7b-4x2048": Case("qwen2.5-7b-instruct", 4, 2048),
-    "qwen3-8b-4x2048": Case("qwen3-8b", 4, 2048),
-    "mistral-7b-4x2048": Case("mistral-7b-instruct-v0.3", 4, 2048),
+LEAST_SECONDS = 15.0  # less than this is left: no further process begins
+FIRST_LOSS_WITHIN, FIRST_NORM_WITHIN = 0.01, 0.1  # nats; share. A dropped or doubled term is far beyond both
+_SUMS = ("step_seconds", "step_processor_seconds", "step_tokens")
+_ENVIRONMENT = {
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "UNSLOTH_DISABLE_STATISTICS": "1",
 }
 
 
-class Clock(TrainerCallback):
-    """Wall and processor seconds at each step's end, and the tokens of the rows until then."""
-
-    def __init__(self) -> None:
-        self.ends: list[tuple[float, float]] = []
-        self.watched_norm = lambda norm, scaled: norm
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append((time.perf_counter(), time.process_time()))
-
-
 def main() -> None:
-    """Measure the cases named on the command line, or those that this machine can run, and write after each."""
-    target, wanted = Path(sys.argv[1]), sys.argv[2:]
-    on_gpu = detect_hardware().kind == "cuda"
-    chosen = wanted or [name for name in CASES if on_gpu != name.startswith("demo")]
-    report: dict[str, Any] = {"date": str(date.today()), "machine": machine(), "cases": _earlier(target)}
-    began = time.monotonic()
-    for name in chosen:
-        if time.monotonic() - began > SECONDS:
-            print("no time for", name, flush=True)
-            continue
-        report["cases"][name] = measure(CASES[name])
-        print(name, json.dumps(report["cases"][name]), flush=True)
-        target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def machine() -> dict[str, Any]:
-    """Device, threads and versions; a library that is not installed has none."""
-    versions: dict[str, str | None] = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "device": detect_hardware().name,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _earlier(target: Path) -> dict[str, Any]:
-    if not target.exists():
-        return {}
-    earlier: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))["cases"]
-    return earlier
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Every engine on one base, in turns."""
-    engines = [*("stock", "fast"), *(["liger"] if _has_liger() else [])]
-    hardware = detect_hardware()
-    dtype = "bfloat16" if hardware.computes_bfloat16 else "float32"
-    set_seed(0)
-    runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
-    with tempfile.TemporaryDirectory() as scratch:
-        fits = {engine: make_fit(case, engine, dtype, Path(scratch)) for engine in engines}
-        settings = fits["stock"].config
-        values = {**CATALOGUE[case.model].config}
-        base = build_random_base(values, settings.quantization, compute_dtype=dtype, device=hardware.kind)
-        resolved = ResolvedModel(ModelReference(case.model, "catalogue"), scratch, None)
-        model = attach_adapter(base, settings.lora, resolved)
-        start = {name: tensor.clone() for name, tensor in trained_weights(model).items()}
-        turns = [engine for _ in range(case.rounds) for engine in engines if engine != "liger"]
-        for engine in [*turns, *(["liger"] if "liger" in runs else [])]:
-            put_weights(model, start)  # so that the losses of all runs can be compared
-            runs[engine].append(run(fits[engine], model, case))
-    del model, base
-    _release()
-    found = {engine: summary(results) for engine, results in runs.items()}
-    return {"case": vars(case), "dtype": dtype, "engines": found, "fast_over_stock": _ratios(found)}
-
-
-def _has_liger() -> bool:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--engine", action="append", choices=ENGINES, default=[])
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args()
+    on_gpu = shutil.which("nvidia-smi") is not None
+    names = asked.cases or [name for name, case in CASES.items() if case.on_cpu != on_gpu]
     try:
-        return bool(version("liger-kernel")) and torch.cuda.is_available()
-    except PackageNotFoundError:
-        return False
+        jobs = list(jobs_of(names, asked.engine))
+    except ValueError as error:
+        parser.error(str(error))
+    Session(asked.out, SECONDS).run(jobs, again=asked.again)
 
 
-def make_fit(case: Case, engine: str, dtype: str, scratch: Path) -> Fit:
-    """The fit of a run with this engine, on rows that are the same for all engines."""
-    packed = case.lengths == "chat"
-    training = {
-        "engine": "fast" if engine == "fast" else "stock",
-        "max_steps": case.steps,
-        "micro_batch_size": case.rows,
-        "gradient_accumulation_steps": 1,
-        "max_length_tokens": case.length,
-        "packing": "bins" if packed else "off",
-        "gradient_checkpointing": not case.kept,
-    }
-    config = parse_config(
-        {
-            "model": {"name": case.model},
-            "data": {"path": "rows.jsonl"},
-            "lora": {"rank": case.rank},
-            "training": training,
-            "output": {"directory": str(scratch)},
+class Session:
+    """A list of jobs measured one after another into one file, until its seconds are over."""
+
+    def __init__(self, target: Path, seconds: float) -> None:
+        self._target, self._ends = target, time.monotonic() + seconds
+        self._report: dict[str, Any] = {"date": str(date.today()), "machine": None, "cases": {}}
+        if target.exists():
+            self._report |= json.loads(target.read_text(encoding="utf-8"))
+
+    def run(self, jobs: list[Job], *, again: bool = False) -> None:
+        """Measure the jobs that the file does not hold yet. While one measures, the next imports its libraries."""
+        waited = [job for job in jobs if again or not self._is_done(job)]
+        # Where Unsloth is missing its jobs fail at once, and need no checkpoint.
+        wanted = list(with_checkpoints(waited)) if find_spec("unsloth") else waited
+        with _folder() as scratch, ExitStack() as started:
+            ahead: Child | None = None
+            for place, job in enumerate(wanted):
+                left = self._ends - time.monotonic()
+                if left < LEAST_SECONDS:
+                    print(f"no time for {len(wanted) - place} processes", flush=True)
+                    break
+                child = ahead or Child(job, scratch, started)
+                # On a CPU the imports would take the processor from what is measured.
+                following = wanted[place + 1] if place + 1 < len(wanted) and not job.case.on_cpu else None
+                ahead = Child(following, scratch, started) if following else None
+                limit = min(job.case.seconds, left)
+                found = child.result(limit)
+                if found is None and limit < job.case.seconds:
+                    print("the session's time was over for", job.name, job.engine, flush=True)
+                    break  # and it is tried again by the next session
+                self._record(job, found or {"error": f"not done after {limit:.0f} s", "last_line": child.last_line()})
+                _drop_checkpoint(job, wanted[place + 1 :], scratch)
+
+    def _is_done(self, job: Job) -> bool:
+        held = self._report["cases"].get(job.name)
+        if held is None or held["case"] != job.case.values() or job.engine not in held["engines"]:
+            return False
+        return bool(held["engines"][job.engine].get("rounds", 1) > job.round)
+
+    def _record(self, job: Job, found: dict[str, Any]) -> None:
+        print(job.name, job.engine, json.dumps({**found, "machine": None}), flush=True)
+        if job.engine == "checkpoint":
+            return
+        cases = self._report["cases"]
+        held = cases.get(job.name)
+        if held is None or held["case"] != job.case.values():
+            held = cases[job.name] = {"case": job.case.values(), "dtype": None, "engines": {}}
+        self._report |= {"date": str(date.today()), "machine": found.pop("machine", None) or self._report["machine"]}
+        held["dtype"] = found.pop("dtype", None) or held["dtype"]
+        earlier = held["engines"].get(job.engine) if job.round else None
+        held["engines"][job.engine] = merged(earlier, found)
+        held |= {"fast_over_stock": ratios(held["engines"]), "agreement": agreement(held["engines"])}
+        partial = self._target.with_suffix(".partial")
+        partial.write_text(json.dumps(self._report, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self._target)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for checkpoints and logs: in memory where that has room for some, since a checkpoint has gigabytes."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder inside has a name of its own
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 24 * 2**30
+    with tempfile.TemporaryDirectory(prefix="engine-speed-", dir=memory if roomy else None) as made:
+        yield Path(made)
+
+
+def with_checkpoints(jobs: list[Job]) -> Iterator[Job]:
+    """The jobs, and before the first that reads a checkpoint the one that writes it."""
+    written = set()
+    for job in jobs:
+        if job.engine == "unsloth" and job.case.shape not in written:
+            written.add(job.case.shape)
+            yield Job(job.name, job.case, "checkpoint")
+        yield job
+
+
+def _checkpoint(case: Case, scratch: Path) -> Path:
+    return scratch / f"checkpoint-{case.shape}"
+
+
+def _drop_checkpoint(job: Job, later: list[Job], scratch: Path) -> None:
+    if not any(one.engine == "unsloth" and one.case.shape == job.case.shape for one in later):
+        shutil.rmtree(_checkpoint(job.case, scratch), ignore_errors=True)
+
+
+@dataclass
+class Child:
+    """The process of one job, from its imports on; it ends with `started` at the latest."""
+
+    job: Job
+    scratch: Path
+    started: ExitStack
+
+    def __post_init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="job-", dir=self.scratch))
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(RUN), self.job.engine],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,
+            )
+        self.started.callback(self.stop)
+
+    def result(self, seconds: float) -> dict[str, Any] | None:
+        """What it measured, or why it ended without; None where it was not done within `seconds`, and was ended."""
+        reply = self._folder / "reply.json"
+        request = {
+            "case": self.job.case.values(),
+            "engine": self.job.engine,
+            "scratch": str(self._folder),
+            "checkpoint": str(_checkpoint(self.job.case, self.scratch)),
+            "reply": str(reply),
         }
-    )
-    rows = make_rows(case, int(CATALOGUE[case.model].config["vocab_size"]))
-    training_set = build_training_set(rows, config.training, "bins" if packed else "off", 0)
-    fit = Fit(config, training_set, rows, None, detect_hardware(), dtype, scratch, ignore, None, throw_away=True)
-    return _WithLiger(**vars(fit)) if engine == "liger" else fit
+        try:
+            self._process.communicate(json.dumps(request).encode() + b"\n", timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return None
+        if self._process.returncode == 0 and reply.exists():
+            found: dict[str, Any] = json.loads(reply.read_text(encoding="utf-8"))
+            return found
+        code = self._process.returncode
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return {"error": how, "last_line": self.last_line()}
+
+    def stop(self) -> None:
+        """End it and what it started, where it still runs."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    def last_line(self) -> str:
+        """The last line that it wrote, which of a traceback is the error."""
+        text = (self._folder / "log").read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        return lines[-1][-400:] if lines else ""
 
 
-class _WithLiger(Fit):
-    """Stock with Liger's kernels."""
-
-    def _arguments(self, cut: Any, *, evaluates: bool) -> dict[str, Any]:
-        return {**super()._arguments(cut, evaluates=evaluates), "use_liger_kernel": True}
-
-
-def make_rows(case: Case, vocabulary: int) -> TokenRows:
-    """Random tokens; the demo learns about two fifths of its rows, the others all."""
-    source = random.Random(0)
-    per_bin = 2 * case.length // CHAT_MEAN if case.lengths == "chat" else 1
-    made = []
-    for number in range(case.steps * case.rows * per_bin):
-        length = {"fixed": case.length, "demo": source.randint(46, 66), "chat": _chat_length(source)}[case.lengths]
-        ids = [source.randrange(vocabulary) for _ in range(min(length, case.length))]
-        prompt = round(0.61 * len(ids)) if case.lengths == "demo" else 0
-        made.append(TokenRow(ids, [IGNORED] * prompt + ids[prompt:], number))
-    return TokenRows(tuple(made), len(made), 0, 0, 0, ())
+def merged(earlier: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """A result with the samples of the rounds before it, and its summary; an error stays one."""
+    if "error" in found or earlier is None or "error" in earlier:
+        rounds = (earlier or {}).get("rounds", 0) + 1
+        return {**summary(found), **found, "rounds": rounds}
+    sums = {name: [*earlier[name], *found[name]] for name in _SUMS}
+    whole = {**found, **sums}
+    return {**summary(whole), **whole, "rounds": earlier["rounds"] + 1}
 
 
-def _chat_length(source: random.Random) -> int:
-    middle = CHAT_MEAN / 2.718281828 ** (CHAT_SPREAD**2 / 2)
-    return max(8, round(source.lognormvariate(0, CHAT_SPREAD) * middle))
-
-
-def run(fit: Fit, model: Any, case: Case) -> dict[str, Any]:
-    """Train the steps of a round once; tokens are those of the rows, without padding."""
-    _release()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    clock = Clock()
-    data = fit.training_set.dataset
-    try:
-        trainer = fit.trainer(model, _tokenizer(), data, first_cut(fit.config.training), [clock])
-        trainer.train()
-    except torch.cuda.OutOfMemoryError:
-        return {"error": "out of memory"}
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    model.zero_grad(set_to_none=True)
-    tokens = [sum(fit.training_set.lengths[at : at + case.rows]) for at in range(0, len(data), case.rows)]
-    pairs = list(zip(clock.ends, clock.ends[1:], tokens[1:], strict=False))[case.warm - 1 :]
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Speed, median and spread of the timed steps; nothing where none was timed."""
+    seconds, processor = found.get("step_seconds"), found.get("step_processor_seconds")
+    if not seconds or not processor:
+        return {}
     return {
-        "seconds": [after[0] - before[0] for before, after, _ in pairs],
-        "processor_seconds": [after[1] - before[1] for before, after, _ in pairs],
-        "tokens": [count for _, _, count in pairs],
-        "peak_allocated_bytes": peak,
-        "losses": losses,
-    }
-
-
-def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and spread over the steps of all rounds."""
-    failed = [one["error"] for one in results if "error" in one]
-    if failed or not results:
-        return {"error": failed[0] if failed else "not run"}
-    seconds = [each for one in results for each in one["seconds"]]
-    processor = [each for one in results for each in one["processor_seconds"]]
-    tokens = sum(sum(one["tokens"]) for one in results)
-    return {
-        "tokens_per_second": round(tokens / sum(seconds), 1),
-        "median_step_seconds": round(statistics.median(seconds), 4),
-        "fastest_step_seconds": round(min(seconds), 4),
-        "slowest_step_seconds": round(max(seconds), 4),
-        "median_processor_seconds": round(statistics.median(processor), 4),
+        "tokens_per_second": round(sum(found["step_tokens"]) / sum(seconds), 1),
+        "median_step_seconds": round(statistics.median(seconds), 5),
+        "fastest_step_seconds": round(min(seconds), 5),
+        "slowest_step_seconds": round(max(seconds), 5),
+        "median_processor_seconds": round(statistics.median(processor), 5),
         "steps": len(seconds),
-        "peak_allocated_bytes": results[-1]["peak_allocated_bytes"],
-        "last_loss": results[-1]["losses"][-1],
+        "last_loss": found["losses"][-1],
     }
 
 
-def _ratios(found: dict[str, dict[str, Any]]) -> dict[str, float] | None:
-    stock, fast = found["stock"], found["fast"]
-    if "error" in stock or "error" in fast:
+def ratios(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
+    """How many times stock's time the fast engine's is; None before both were measured."""
+    pair = [engines.get(name, {}) for name in ("stock", "fast")]
+    if not all("median_step_seconds" in one for one in pair):
         return None
-    return {
-        name: round(stock[name] / fast[name], 3)
-        for name in ("median_step_seconds", "fastest_step_seconds", "median_processor_seconds")
-    }
+    names = ("median_step_seconds", "fastest_step_seconds", "median_processor_seconds")
+    return {name: round(pair[0][name] / pair[1][name], 3) for name in names}
 
 
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def agreement(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Loss and gradient norm of the first step of each engine beside the first reference there is, on equal rows.
+
+    All adapters begin with B = 0 and A of one distribution: losses are equal but for rounding, and norms but for chance.
+    `lora16` has other weights, and an engine that packs rows itself has other bins.
+    """
+    measured = {name: one for name, one in engines.items() if one.get("losses") and name != "lora16"}
+    reference = next((name for name in ("stock", "trl", "trl-liger", "unsloth", "fast") if name in measured), None)
+    if reference is None:
+        return None
+    base, found = measured[reference], {}
+    for name, one in measured.items():
+        if name == reference or one["first_tokens"] != base["first_tokens"]:
+            continue
+        loss = one["losses"][0] - base["losses"][0]
+        norm = one["gradient_norms"][0] / base["gradient_norms"][0]
+        within = abs(loss) <= FIRST_LOSS_WITHIN and abs(norm - 1) <= FIRST_NORM_WITHIN
+        found[name] = {"first_loss": round(loss, 6), "first_gradient_norm": round(norm, 5), "within": within}
+    return {"reference": reference, "engines": found}
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ def case(model: str, rows: int, length: int, rank: int = 16, **options: Any) -> 
         "dora": "lora.use_dora",
         "save": "lora.modules_to_save",
         "attention": "model.attention_implementation",
+        "engine": "training.engine",
+        "limit": "training.memory_limit_gib",
+        "packing": "training.packing",
     }
     padded, task = options.pop("padded", False), options.pop("task", "training")
     values = {"training.micro_batch_size": rows, "training.max_length_tokens": length, "lora.rank": rank}
@@ -176,4 +179,34 @@ BLIND: tuple[Case, ...] = (
     case("phi-3-medium-4k-instruct", 1, 1900, 20),
     case("mistral-small-24b-instruct-2501", 1, 1536, 16),
     case("codellama-34b-instruct", 1, 1024, 8),
+)
+
+
+def fast(model: str, rows: int, length: int, rank: int = 16, **options: Any) -> Case:
+    """A case of the fast engine."""
+    return case(model, rows, length, rank, engine="fast", **options)
+
+
+# Of the fast engine, in a file of their own: `memory_grid.py FILE fast`.
+FAST: tuple[Case, ...] = (
+    fast(L8, 4, 2048),
+    fast(L8, 4, 2048, checkpointing=False),
+    fast(L8, 4, 2048, limit=24),
+    fast(L8, 4, 2048, limit=16),
+    fast(L8, 1, 8192),
+    fast(L8, 1, 32768, 32),
+    fast(L8, 1, 512),
+    fast(L8, 4, 2048, padded=True),
+    fast(L8, 2, 2048, kind="none"),
+    fast(L8, 2, 2048, kind="fp4", nested=False, targets="attention"),
+    fast(L8, 2, 2048, dropout=0.05, accumulation=2),
+    fast(L1, 4, 2048),
+    fast(L1, 4, 2048, checkpointing=False),
+    fast(L1, 2, 512, checkpointing=False),
+    fast(Q7, 4, 2048),
+    fast(Q7, 2, 2048, checkpointing=False),
+    fast("qwen3-8b", 4, 2048),
+    fast("qwen3-8b", 2, 2048, checkpointing=False),
+    fast("mistral-7b-instruct-v0.3", 4, 2048),
+    fast("phi-3-mini-4k-instruct", 4, 2048, 24),
 )

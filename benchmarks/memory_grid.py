@@ -1,6 +1,7 @@
 """Measure the peaks of real training steps on this GPU, and write them beside what the estimator says.
 
     python benchmarks/memory_grid.py benchmarks/results/memory_grid.json [blind | part of a case's key ...]
+    python benchmarks/memory_grid.py benchmarks/results/memory_grid_fast.json fast [part of a case's key ...]
 
 Bases have random weights in the true shape: peaks depend on shapes, not on values (int8 and experts aside). They are
 built and quantised on the GPU layer by layer, and every case then runs through the package's own adapter and fit.
@@ -32,11 +33,12 @@ SECONDS = float(os.environ.get("GRID_SECONDS", "540"))
 
 def main() -> None:
     """Run the cases that match the command line, and write the report after each; earlier rows of other cases stay."""
-    from memory_cases import BLIND, CASES
+    from memory_cases import BLIND, CASES, FAST
 
     target, wanted = Path(sys.argv[1]), sys.argv[2:]
-    known = BLIND if wanted == ["blind"] else CASES
-    chosen = [case for case in known if not wanted or known is BLIND or any(part in case.key for part in wanted)]
+    sets = {"blind": BLIND, "fast": FAST}
+    known, parts = (sets[wanted[0]], wanted[1:]) if wanted and wanted[0] in sets else (CASES, wanted)
+    chosen = [case for case in known if not parts or any(part in case.key for part in parts)]
     report = {"date": str(date.today()), "machine": machine(), "rows": _earlier(target, {case.key for case in chosen})}
     began = time.monotonic()
     for key, cases in groupby(sorted(chosen, key=_base_key), key=_base_key):
@@ -155,13 +157,17 @@ def _train(case: Any, base: Base, scratch: Path) -> dict[str, Any]:
     adapted = attach_adapter(base.model, config.lora, resolved)
     rows = _rows(case, config, base.model.config.vocab_size)
     items, ignore = _training_set(config, rows), lambda _: None
-    fit = Fit(config, items, rows, None, detect_hardware(), "bfloat16", scratch, ignore, None)
+    expected = _expected(case, config)
+    fit = Fit(config, items, rows, None, detect_hardware(), "bfloat16", scratch, ignore, expected)
     try:
         fit.run(adapted, _tokenizer())
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
         stats = torch.cuda.memory_stats()
         return {
+            "engine": fit.engine(adapted).name,
+            "kept_layers": None if expected.kept is None else expected.kept.count,
+            "predicted_bytes": expected.mid_bytes,
             "peak_allocated_bytes": stats["allocated_bytes.all.peak"],
             "peak_reserved_bytes": stats["reserved_bytes.all.peak"],
             "outside_torch_bytes": total - free - stats["reserved_bytes.all.current"],
@@ -209,6 +215,15 @@ def config_of(case: Any, scratch: Path) -> Any:
         part, name = path.split(".")
         parts.setdefault(part, {})[name] = value
     return parse_config(parts)
+
+
+def _expected(case: Any, config: Any) -> Any:
+    """What a user would be told, and what decides how many layers are kept under a limit."""
+    from qlora_tools.memory import Workload, estimate_training
+    from qlora_tools.models.known import find_model
+
+    workload = Workload(padded=case.padded)
+    return estimate_training(config, find_model(case.model).shape, compute_dtype="bfloat16", workload=workload)
 
 
 def _rows(case: Any, config: Any, vocabulary: int) -> Any:

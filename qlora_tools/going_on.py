@@ -19,6 +19,7 @@ CHANGEABLE = frozenset(
         "training.epochs",
         "training.max_steps",
         "training.gradient_checkpointing",
+        "training.memory_limit_gib",
         "training.learning_rate",
         "training.schedule",
         "training.warmup_fraction",

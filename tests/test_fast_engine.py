@@ -15,12 +15,20 @@ from qlora_tools.events import RunEvent
 
 Raw = Callable[..., dict[str, Any]]
 Models = Callable[[str], Path]
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3")
 # Odd, of one token, and longer than the sliding window of the tiny Mistral (32).
 LENGTHS = (5, 41, 37, 1)
 
 
-def adapted(directory: Path, *, compute_dtype: str = "float32", kind: str = "nf4", seed: int = 0, **lora: Any) -> Any:
+def adapted(
+    directory: Path,
+    *,
+    compute_dtype: str = "float32",
+    kind: str = "nf4",
+    seed: int = 0,
+    hardware: Any = None,
+    **lora: Any,
+) -> Any:
     """A tiny model with an adapter that already does something, or half of the gradients would be zero."""
     import torch
 
@@ -36,7 +44,7 @@ def adapted(directory: Path, *, compute_dtype: str = "float32", kind: str = "nf4
         QuantizationConfig(kind=kind),
         compute_dtype=compute_dtype,
         attention_implementation="auto",
-        hardware=host_hardware(),
+        hardware=hardware or host_hardware(),
     )
     torch.manual_seed(seed)
     model = attach_adapter(loaded.model, LoraConfig(**{"rank": 4, **lora}), resolved)
@@ -77,18 +85,31 @@ def stock(model: Any, batch: dict[str, Any], dtype: str) -> Found:
     from torch.nn.functional import cross_entropy
 
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-    with torch.autocast("cpu", dtype=getattr(torch, dtype), enabled=dtype in ("bfloat16", "float16")):
+    with torch.autocast(model.device.type, dtype=getattr(torch, dtype), enabled=dtype in ("bfloat16", "float16")):
         logits = model(**inputs, use_cache=False).logits
     wide = logits if logits.dtype == torch.float64 else logits.float()
     loss = cross_entropy(wide[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
     return found_of(model, loss)
 
 
-def fast(model: Any, batch: dict[str, Any], *, keep: bool = True) -> Found:
-    from qlora_tools.engine.fast import FastModel
+def fast(
+    model: Any,
+    batch: dict[str, Any],
+    *,
+    keep: bool = True,
+    stacked: bool | None = False,
+    seed: int = 0,
+    on_host: bool = False,
+) -> Found:
+    """`stacked` is how weights are decoded on a GPU: a group at once, its LoRA within the same product."""
+    import torch
+
+    from qlora_tools.engine.fast.model import FastModel
     from qlora_tools.engine.fast.rows import rows_of
 
-    engine = FastModel(model, keep=[keep] * model.config.num_hidden_layers)
+    torch.manual_seed(seed)
+    keep_all = [keep] * model.config.num_hidden_layers
+    engine = FastModel(model, keep=keep_all, stacked=stacked, on_host=on_host)
     return found_of(model, engine.summed_loss(rows_of(batch))[0])
 
 
@@ -132,21 +153,25 @@ def error(found: Found, exact: Found) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_gradient_is_that_of_the_stock_engine_in_fp32(family: str, layout: str, tiny_model: Models) -> None:
     model, batch = adapted(tiny_model(family)), batch_of(layout)
-    expected, found = stock(model, batch, "float32"), fast(model, batch)
-    assert abs(found.loss / expected.loss - 1) < 1e-6
-    for name, gradient in expected.gradients.items():
-        assert (found.gradients[name] - gradient).norm() <= 3e-6 * gradient.norm(), name
+    expected = stock(model, batch, "float32")
+    for stacked in (False, True):
+        found = fast(model, batch, stacked=stacked)
+        assert abs(found.loss / expected.loss - 1) < 1e-6
+        for name, gradient in expected.gradients.items():
+            assert (found.gradients[name] - gradient).norm() <= 5e-6 * gradient.norm(), name
 
 
 @pytest.mark.parametrize(("family", "dtype"), [*((family, "bfloat16") for family in FAMILIES), ("llama", "float16")])
 def test_rounding_is_no_worse_than_in_the_stock_engine(family: str, dtype: str, tiny_model: Models) -> None:
-    errors = {"stock": 0.0, "fast": 0.0}
+    errors = {"stock": 0.0, "fast": 0.0, "stacked": 0.0}
     for seed in range(3):
         model, batch = adapted(tiny_model(family), compute_dtype=dtype, seed=seed), batch_of("off", seed)
         exact = stock(exactly(model), batch, "float64")
         errors["stock"] += error(stock(model, batch, dtype), exact)
         errors["fast"] += error(fast(model, batch), exact)
+        errors["stacked"] += error(fast(model, batch, stacked=True), exact)
     assert 0 < errors["fast"] <= 1.05 * errors["stock"]
+    assert 0 < errors["stacked"] <= 1.05 * errors["stock"], errors
 
 
 @pytest.mark.parametrize(
@@ -165,16 +190,16 @@ def test_rounding_is_no_worse_than_in_the_stock_engine(family: str, dtype: str, 
 def test_bases_and_adapters_of_all_kinds_have_the_gradients_of_the_stock_engine(
     settings: dict[str, Any], tiny_model: Models
 ) -> None:
-    from qlora_tools.engine.fast import choose_engine
+    from qlora_tools.engine.fast.choosing import choose_engine
 
     model, batch = adapted(tiny_model("qwen2"), **settings), batch_of("off")
     assert choose_engine("fast", model).name == "fast"
     expected = stock(model, batch, "float32")
     for keep in (True, False):
-        found = fast(model, batch, keep=keep)
+        found = fast(model, batch, keep=keep, stacked=not keep)
         assert found.gradients.keys() == expected.gradients.keys()
         for name, gradient in expected.gradients.items():
-            assert (found.gradients[name] - gradient).norm() <= 3e-6 * gradient.norm(), name
+            assert (found.gradients[name] - gradient).norm() <= 5e-6 * gradient.norm(), name
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -182,15 +207,77 @@ def test_layers_that_are_computed_again_have_the_gradients_of_kept_ones(family: 
     import torch
 
     model, batch = adapted(tiny_model(family), compute_dtype="bfloat16"), batch_of("off")
-    kept, again = fast(model, batch, keep=True), fast(model, batch, keep=False)
-    assert torch.equal(kept.loss, again.loss)
-    assert all(torch.equal(again.gradients[name], gradient) for name, gradient in kept.gradients.items())
+    for stacked in (False, True):
+        kept, again = (fast(model, batch, keep=keep, stacked=stacked) for keep in (True, False))
+        assert torch.equal(kept.loss, again.loss)
+        assert all(torch.equal(again.gradients[name], gradient) for name, gradient in kept.gradients.items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}], ids=str)
+@pytest.mark.parametrize("keep", [True, False])
+def test_tokens_in_slices_have_the_gradients_of_all_at_once(
+    keep: bool, settings: dict[str, Any], tiny_model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from qlora_tools.engine.fast import mlp
+
+    model, batch = adapted(tiny_model("llama"), **settings).eval(), batch_of("off")
+    whole = fast(model, batch, keep=keep)
+    monkeypatch.setattr(mlp, "_TOKENS_AT_ONCE", 30)  # 84 tokens: three slices
+    parts = fast(model, batch, keep=keep)
+    for name, gradient in whole.gradients.items():
+        assert (parts.gradients[name] - gradient).norm() <= 2e-6 * gradient.norm(), name
+    again = [fast(model.train(), batch, keep=keep, seed=3) for keep in (True, False)]
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(again[0].gradients.values(), again[1].gradients.values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_dropout_has_the_gradients_of_its_masks(keep: bool, tiny_model: Models) -> None:
+    """Against differences of the loss, in the direction of the gradient, with the masks held still."""
+    import torch
+
+    model, batch = adapted(tiny_model("qwen2"), dropout=0.4).train(), batch_of("off")
+    plain = fast(model.eval(), batch)
+    found = fast(model.train(), batch, keep=keep, stacked=not keep, seed=1)
+    assert fast(model, batch, keep=keep, seed=1).loss == pytest.approx(found.loss.item(), rel=1e-6)
+    assert len({fast(model, batch, seed=seed).loss.item() for seed in range(3)} | {plain.loss.item()}) == 4
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        gradient, size = found.gradients[name], 1e-3 / float(found.gradients[name].norm())
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(gradient, alpha=sign * size)
+            losses.append(fast(model, batch, keep=keep, seed=1).loss.double().item())
+            with torch.no_grad():
+                parameter.add_(gradient, alpha=-sign * size)
+        slope = (losses[0] - losses[1]) / (2 * size)
+        assert slope == pytest.approx(float(gradient.square().sum()), rel=0.05), name
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_second_backward_pass_gives_the_gradients_of_the_first(keep: bool, tiny_model: Models) -> None:
+    import torch
+
+    from qlora_tools.engine.fast.model import FastModel
+    from qlora_tools.engine.fast.rows import rows_of
+
+    model = adapted(tiny_model("llama"))
+    engine = FastModel(model, keep=[keep] * model.config.num_hidden_layers)
+    loss, adapters = engine.summed_loss(rows_of(batch_of("off")))[0], engine.adapters()
+    first = torch.autograd.grad(loss, adapters, retain_graph=True)
+    assert all(torch.equal(one, other) for one, other in zip(first, torch.autograd.grad(loss, adapters), strict=True))
 
 
 def test_a_layer_that_is_computed_again_keeps_less(tiny_model: Models) -> None:
     import torch
 
-    from qlora_tools.engine.fast import FastModel
+    from qlora_tools.engine.fast.model import FastModel
     from qlora_tools.engine.fast.rows import rows_of
 
     model, rows = adapted(tiny_model("llama")), rows_of(batch_of("off"))
@@ -221,24 +308,23 @@ def test_a_micro_batch_without_learnt_tokens_has_no_loss_and_no_gradient(tiny_mo
 @pytest.mark.parametrize(
     ("family", "settings", "reason"),
     [
-        ("llama", {"dropout": 0.1}, "it has no dropout, and lora.dropout is 0.1"),
         ("llama", {"use_dora": True}, "it has no DoRA"),
         ("llama", {"modules_to_save": ["embed_tokens"]}, "it trains no whole modules (lora.modules_to_save)"),
         ("llama", {"kind": "int8"}, "it knows bases in nf4, fp4 and none, and this one has Linear8bitLt"),
-        ("phi3", {}, "it knows llama, mistral, qwen2, qwen3, and this model is phi3"),
+        ("gemma2", {}, "it knows llama, mistral, phi3, qwen2, qwen3, and this model is gemma2"),
     ],
 )
 def test_what_the_fast_engine_cannot_do_is_left_to_the_stock_one_with_a_reason(
     family: str, settings: dict[str, Any], reason: str, tiny_model: Models
 ) -> None:
-    from qlora_tools.engine.fast import EngineChoice, choose_engine
+    from qlora_tools.engine.fast.choosing import EngineChoice, choose_engine
 
     model = adapted(tiny_model(family), **settings)
     assert choose_engine("fast", model) == EngineChoice("stock", f"not fast: {reason}")
 
 
 def test_a_model_that_trains_more_than_the_seven_projections_is_left_to_the_stock_engine(tiny_model: Models) -> None:
-    from qlora_tools.engine.fast import choose_engine
+    from qlora_tools.engine.fast.choosing import choose_engine
 
     model = adapted(tiny_model("llama"))
     model.get_base_model().model.norm.weight.requires_grad_(True)
@@ -306,17 +392,16 @@ def test_a_resumed_fast_run_has_the_losses_of_an_uninterrupted_one(
 
 
 def test_a_run_that_falls_back_says_so_and_trains(llama: Path, chat_rows: Path, config_for: Raw) -> None:
-    raw = config_for(llama, chat_rows, lora={"dropout": 0.1}, training={"engine": "fast", "max_steps": 1})
+    raw = config_for(llama, chat_rows, lora={"use_dora": True}, training={"engine": "fast", "max_steps": 1})
     result = train(raw)
     assert result.engine == "stock"
     assert result.warnings == [
-        "training.engine is fast, and this run uses the stock engine "
-        "(not fast: it has no dropout, and lora.dropout is 0.1)."
+        "training.engine is fast, and this run uses the stock engine (not fast: it has no DoRA)."
     ]
 
 
 def test_auto_takes_the_stock_engine_and_says_why(tiny_model: Models) -> None:
-    from qlora_tools.engine.fast import EngineChoice, choose_engine
+    from qlora_tools.engine.fast.choosing import EngineChoice, choose_engine
 
     expected = EngineChoice("stock", "auto takes the fast engine once its gain is measured on a GPU")
     assert choose_engine("auto", adapted(tiny_model("llama"))) == expected

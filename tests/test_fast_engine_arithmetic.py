@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, silu
 
-from qlora_tools.engine.fast import kernels, loss
+from qlora_tools.engine.fast import loss, plain
 from qlora_tools.engine.fast.attention import attend
+from qlora_tools.engine.fast.norm import Norm
 from qlora_tools.engine.fast.rows import Rows
 
 ODD = [(1, 3), (7, 33), (130, 65)]
@@ -37,39 +38,64 @@ def test_the_norm_and_its_gradient_are_those_of_the_formula(shape: tuple[int, in
     def formula(wide: Tensor) -> Tensor:
         return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * weight.double()
 
-    found, inverse = kernels.rms_norm(x.detach(), weight, 1e-6)
+    found, again = torch.empty(shape), torch.empty(shape)
+    inverse = plain.rms_norm(x.detach(), weight, 1e-6, found)
+    plain.rms_normed(x.detach(), weight, inverse, again)
     assert differ(found, formula(x.detach().double())) < 1e-6
+    assert torch.equal(found, again)
     (expected,) = gradients(formula, (x,), above)
-    assert differ(kernels.rms_norm_backward(above, x.detach(), weight, inverse), expected) < 2e-6
     around = drawn(*shape, seed=3).detach()
-    with_residual = kernels.rms_norm_backward(above, x.detach(), weight, inverse, around)
-    assert differ(with_residual, expected + around.double()) < 2e-6
+    plain.rms_norm_backward(above, x.detach(), weight, inverse, found, None)
+    plain.rms_norm_backward(above, x.detach(), weight, inverse, above, around)
+    assert differ(found, expected) < 2e-6
+    assert differ(above, expected + around.double()) < 2e-6
 
 
 @pytest.mark.parametrize("shape", ODD)
 def test_the_gated_activation_and_its_gradients_are_those_of_the_formula(shape: tuple[int, int]) -> None:
-    gate, up, above = drawn(*shape), drawn(*shape, seed=1), drawn(*shape, seed=2).detach()
+    gate, up, above = (drawn(*shape, seed=seed).detach() for seed in range(3))
     expected = gradients(lambda one, other: silu(one) * other, (gate, up), above)
-    found = kernels.swiglu_backward(above, gate.detach(), up.detach())
-    assert differ(kernels.swiglu(gate, up), silu(gate.double()) * up.double()) < 1e-6
-    assert [differ(one, other) < 2e-6 for one, other in zip(found, expected, strict=True)] == [True, True]
+    inner, activated = torch.empty(shape), silu(gate.double()) * up.double()
+    plain.swiglu(gate, up, inner)
+    plain.swiglu_backward(above, gate, up)
+    assert differ(inner, activated) < 1e-6
+    assert differ(above, activated) < 1e-6
+    assert [differ(one, other) < 2e-6 for one, other in zip((gate, up), expected, strict=True)] == [True, True]
 
 
 def test_the_gated_activation_has_finite_gradients_at_large_values() -> None:
-    gate = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])
-    found = kernels.swiglu_backward(torch.ones(5), gate, torch.ones(5))
-    assert all(bool(one.isfinite().all()) for one in found)
+    gate, up, gradient = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4]), torch.ones(5), torch.ones(5)
+    plain.swiglu_backward(gradient, gate, up)
+    assert all(bool(one.isfinite().all()) for one in (gradient, gate, up))
 
 
 def test_a_rotation_is_undone_by_its_gradient() -> None:
     angles = drawn(9, 6).detach().repeat(1, 2)
-    heads = drawn(9, 5, 12, seed=1).detach()
-    turned = kernels.rotate(heads, angles.cos(), angles.sin())
+    heads, turned = drawn(9, 5, 12, seed=1).detach(), torch.empty(9, 5, 12)
+    plain.rotate(heads, angles.cos(), angles.sin(), turned, back=False)
     assert differ(turned.norm(dim=-1), heads.norm(dim=-1)) < 1e-6
-    assert differ(kernels.rotate_backward(turned, angles.cos(), angles.sin()), heads) < 1e-6
     first, second = heads[..., :6], heads[..., 6:]
     cosine, sine = angles[:, None, :6].cos(), angles[:, None, :6].sin()
     assert differ(turned, torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)) < 1e-6
+    plain.rotate(turned, angles.cos(), angles.sin(), turned, back=True)
+    assert differ(turned, heads) < 1e-6
+
+
+def test_normed_heads_are_turned_and_their_gradient_is_that_of_the_formula() -> None:
+    angles, heads = drawn(9, 6).detach().repeat(1, 2), drawn(9, 5, 12, seed=1)
+    weight, above = drawn(12, seed=2).detach(), drawn(9, 5, 12, seed=3).detach()
+
+    def formula(wide: Tensor) -> Tensor:
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * weight.double()
+        other = torch.cat([-normed[..., 6:], normed[..., :6]], -1)
+        return normed * angles.double().cos()[:, None] + other * angles.double().sin()[:, None]
+
+    found = torch.empty(9, 5, 12)
+    inverse = plain.rotate_normed(heads.detach(), weight, 1e-6, angles.cos(), angles.sin(), found)
+    assert differ(found, formula(heads.detach().double())) < 1e-6
+    (expected,) = gradients(formula, (heads,), above)
+    plain.rotate_normed_backward(above, heads.detach(), weight, inverse, angles.cos(), angles.sin(), above)
+    assert differ(above, expected) < 2e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -80,10 +106,12 @@ def test_the_loss_and_its_gradient_are_those_of_cross_entropy_whatever_the_chunk
     monkeypatch.setattr(loss, "_CHUNK_ELEMENTS", chunk)
     hidden = drawn(11, 8).detach().to(dtype).requires_grad_()
     head, targets = drawn(17, 8, seed=1).detach().to(dtype), torch.arange(11) % 17
-    total, likeliest = loss.SummedCrossEntropy.apply(hidden, head, targets)
+    norm = Norm(drawn(8, seed=2).detach().to(dtype), 1e-6)
+    total, likeliest = loss.SummedCrossEntropy.apply(hidden, norm, head, targets, plain)
     (found,) = torch.autograd.grad(total * 0.25, hidden)
     exact = hidden.detach().double().requires_grad_()
-    logits = exact @ head.double().t()
+    normed = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-6) * norm.weight.double()
+    logits = normed @ head.double().t()
     expected = cross_entropy(logits, targets, reduction="sum")
     (wanted,) = torch.autograd.grad(expected * 0.25, exact)
     rounding = 4 * torch.finfo(dtype).eps

@@ -52,6 +52,7 @@ FIELD_USE: dict[str, str] = {
     "training.max_length_tokens": _ENGINE + "cutting, dropping and packing rows",
     "training.packing": _ENGINE + "packing rows",
     "training.gradient_checkpointing": "SFTConfig(gradient_checkpointing)",
+    "training.memory_limit_gib": _ENGINE + "choosing the layers that the fast engine keeps",
     "training.learning_rate": "SFTConfig(learning_rate)",
     "training.schedule": "SFTConfig(lr_scheduler_type)",
     "training.warmup_fraction": "SFTConfig(warmup_steps)",

@@ -168,6 +168,14 @@ class TrainingConfig(Part):
         True,
         description="Recompute activations in the backward pass: much less memory, about a quarter to a third slower.",
     )
+    memory_limit_gib: float | None = Field(
+        None,
+        ge=0.5,
+        le=4096,
+        description="GiB of the card that the fast engine may fill: with gradient_checkpointing it keeps the activations of "
+        "as many layers as are sure to fit instead of computing them again; if not even none fits, inputs of layers wait on "
+        "the host. Higher = faster. None = none kept; the stock engine does not read it.",
+    )
     learning_rate: float = Field(
         2e-4,
         gt=0,

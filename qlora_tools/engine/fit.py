@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,9 @@ from .adapters import count_parameters, frozen_dtypes, master_weights_kept, offl
 from .batches import TrainingSet, build_evaluation_set
 from .device import peak_memory
 from .expectation import predicted_peak
-from .fast import EngineChoice, FastModel, FastTrainer, choose_engine
+from .fast.choosing import EngineChoice, choose_engine
+from .fast.model import FastModel
+from .fast.trainer import FastTrainer
 from .loop import Outcome, TrainingLoop
 from .training_state import MicroBatches, TrainingState
 
@@ -69,6 +71,7 @@ class Fit:
             f"Training {count.trainable:,} of {count.total:,} parameters "
             f"({100 * count.trainable / count.total:.2f} %): {self.training_set.steps} steps of {self.items_per_step} {unit}"
             + self._expectation()
+            + self._kept(model)
             + (f", going on after step {self.start.loop.step}" if self.start else "")
         )
 
@@ -77,9 +80,25 @@ class Fit:
             return ""
         return f", expected peak {predicted_peak(self.expected, self.hardware) / 2**30:.2f} GiB"
 
+    def _kept(self, model: Any) -> str:
+        words = self._kept_words
+        return "" if words is None or self.engine(model).name == "stock" else f", fast engine: {words}"
+
+    @property
+    def _kept_words(self) -> str | None:
+        return None if self.expected is None else self.expected.kept_words()
+
     def engine(self, model: Any) -> EngineChoice:
-        """Which engine trains `model`, and why."""
-        return choose_engine(self.config.training.engine, model)
+        """Which engine trains `model`, and why; with a memory limit, how many layers are kept."""
+        found, words = choose_engine(self.config.training.engine, model), self._kept_words
+        return found if found.name == "stock" or words is None else replace(found, reason=f"{found.reason}; {words}")
+
+    def keep(self, layers: int) -> list[bool]:
+        """Which layers the fast engine keeps: the last ones, which the backward pass uses up first."""
+        kept = 0 if self.config.training.gradient_checkpointing else layers
+        if self.expected is not None and self.expected.kept is not None:
+            kept = self.expected.kept.count
+        return [index >= layers - kept for index in range(layers)]
 
     def warnings(self, model: Any) -> list[str]:
         """What will make every step slow, and what was asked for and cannot be."""
@@ -134,8 +153,10 @@ class Fit:
     def _trainer_class(self, model: Any) -> Callable[..., Any]:
         if self.engine(model).name == "stock":
             return cast(Callable[..., Any], SFTTrainer)
-        keep = not self.config.training.gradient_checkpointing
-        return partial(FastTrainer, fast=FastModel(model, keep=[keep] * model.config.num_hidden_layers))
+        keep = self.keep(model.config.num_hidden_layers)
+        planned = None if self.expected is None else self.expected.kept
+        on_host = planned is not None and planned.on_host
+        return partial(FastTrainer, fast=FastModel(model, keep=keep, on_host=on_host))
 
     def _arguments(self, cut: MicroBatches, *, evaluates: bool) -> dict[str, Any]:
         return {

@@ -55,7 +55,7 @@ def probe(config: RunConfig, values: Mapping[str, Any], name: str) -> ProbeResul
     set_seed(config.training.seed)
     try:
         with tempfile.TemporaryDirectory(prefix="qlora-probe-") as scratch:
-            measured = _measure(config, values, dtype, hardware, Path(scratch))
+            measured = _measure(config, values, dtype, hardware, Path(scratch), estimate)
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise MachineError(
             f"{hardware.name} ran out of memory, which the estimate did not expect.",
@@ -76,7 +76,14 @@ class _Measured:
     seconds: float
 
 
-def _measure(config: RunConfig, values: Mapping[str, Any], dtype: str, hardware: Hardware, scratch: Path) -> _Measured:
+def _measure(
+    config: RunConfig,
+    values: Mapping[str, Any],
+    dtype: str,
+    hardware: Hardware,
+    scratch: Path,
+    estimate: MemoryEstimate,
+) -> _Measured:
     device = "cuda" if hardware.kind == "cuda" else "cpu"
     start = _held(hardware)
     reset_peak_memory(hardware)
@@ -92,7 +99,7 @@ def _measure(config: RunConfig, values: Mapping[str, Any], dtype: str, hardware:
     resolved = ResolvedModel(ModelReference("probe", "local"), str(scratch), None)
     adapted = attach_adapter(model, config.lora, resolved)
     adapter = _held(hardware) - start - base
-    fit = _fit(config, int(values["vocab_size"]), dtype, hardware, scratch)
+    fit = _fit(config, int(values["vocab_size"]), dtype, hardware, scratch, estimate)
     fit.run(adapted, _tokenizer())
     for parameter in adapted.parameters():
         parameter.grad = None
@@ -110,7 +117,9 @@ def _held(hardware: Hardware) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _fit(config: RunConfig, vocabulary: int, dtype: str, hardware: Hardware, scratch: Path) -> Fit:
+def _fit(
+    config: RunConfig, vocabulary: int, dtype: str, hardware: Hardware, scratch: Path, estimate: MemoryEstimate
+) -> Fit:
     training = config.training.model_copy(update={"max_steps": _STEPS, "evaluation_every_steps": None})
     source = random.Random(0)
     count = _STEPS * training.micro_batch_size * training.gradient_accumulation_steps
@@ -120,7 +129,7 @@ def _fit(config: RunConfig, vocabulary: int, dtype: str, hardware: Hardware, scr
     lengths = [len(row) for row in rows]
     training_set = TrainingSet(Dataset.from_list(items), PaddedCollator(0), _STEPS, "off", count, lengths)
     config = config.model_copy(update={"training": training})
-    return Fit(config, training_set, counted, None, hardware, dtype, scratch, ignore, None, throw_away=True)
+    return Fit(config, training_set, counted, None, hardware, dtype, scratch, ignore, estimate, throw_away=True)
 
 
 def _tokenizer() -> Any:

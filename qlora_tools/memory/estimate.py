@@ -1,15 +1,22 @@
 """Peak memory of a task on a model: what torch allocates and reserves, what nvidia-smi shows, and how sure that is."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Literal
 
 from ..config.schema import RunConfig
 from ..models.hardware import Hardware
 from ..models.shape import ModelShape
+from .fast_engine import FastTraining
+from .fast_limits import why_not_fast
+from .kept_layers import KeptLayers, most_kept
 from .training import Peak, Workload, training_peak
 from .weights import check_modules
 
 _MIB = 2**20
+_GIB = 2**30
 # cuBLAS keeps a workspace for the main and for the backward thread: 32 MiB each on Hopper and later, 8.1 MiB before
 # (torch's defaults); 2 MiB more were measured. All of it is allocated through torch.
 _WORKSPACE = {True: 66 * _MIB, False: 18 * _MIB}
@@ -33,6 +40,8 @@ _FIXED = (
     "embeddings and head",
     "norms and biases",
     "adapter (fp32)",
+    "adapter copies (fast engine)",
+    "decoded weights",
     "optimiser state",
     "gradients (fp32)",
     "batch and masks",
@@ -47,6 +56,7 @@ class MemoryEstimate:
     `low_bytes` and `high_bytes` bound what torch allocates: rows may be padded or learn few tokens, and some peaks depend
     on the data. `slack_bytes` is reserved by the allocator but unused. `context_bytes` (CUDA, loaded kernels) and
     `paged_bytes` (optimiser state in managed memory, which may move to the host) are not counted by torch.
+    `kept` are the layers whose activations the fast engine keeps; None for the stock engine.
     """
 
     parts: dict[str, int]
@@ -56,6 +66,24 @@ class MemoryEstimate:
     slack_bytes: int
     context_bytes: int
     paged_bytes: int
+    kept: KeptLayers | None = None
+
+    @property
+    def engine(self) -> Literal["stock", "fast"]:
+        """The engine that was counted."""
+        return "stock" if self.kept is None else "fast"
+
+    def kept_words(self) -> str | None:
+        """How many layers are kept and how much of the limit that needs: `17 of 32 layers kept, 21.9 of 24.0 GiB`.
+
+        None where no limit decided it.
+        """
+        kept = self.kept
+        if kept is None or kept.limit_bytes is None:
+            return None
+        needed, limit = self.needed_bytes / _GIB, kept.limit_bytes / _GIB
+        others = ", inputs of the others on the host" if kept.on_host else ""
+        return f"{kept.count} of {kept.layers} layers kept{others}, {needed:.1f} of {limit:.1f} GiB"
 
     @property
     def mid_bytes(self) -> int:
@@ -91,7 +119,12 @@ def estimate_training(
     hardware: Hardware | None = None,
     workload: Workload | None = None,
 ) -> MemoryEstimate:
-    """Peak of training `config` on a model of `shape` with matrix products in `compute_dtype`, stock engine.
+    """Peak of training `config` on a model of `shape` with matrix products in `compute_dtype`.
+
+    `training.engine: fast` is counted as such where the fast engine knows model and settings, else the stock engine is. With
+    `training.memory_limit_gib` it keeps as many layers as are sure to fit, by `needed_bytes`, into the limit and into what is
+    free on `hardware`, and where not even none is, inputs of layers wait on the host. Without a limit it keeps none or all,
+    as `training.gradient_checkpointing` says.
 
     `workload` says more about the rows; without it they fill the length and all tokens are learnt, and the band covers
     padded rows and few learnt tokens. `hardware` tells the size of workspaces and of the CUDA context.
@@ -99,25 +132,63 @@ def estimate_training(
     Raises `ConfigError` for target modules and modules to save that the model does not have.
     """
     check_modules(shape, config.lora)
+    count = partial(_estimate, config, shape, hardware=hardware, workload=workload)
+    checkpointing = config.training.gradient_checkpointing
+    if config.training.engine != "fast" or why_not_fast(config, shape) is not None:
+        return count(partial(training_peak, config, shape, compute_dtype=compute_dtype), checkpointing=checkpointing)
+    on_cpu, layers = hardware is not None and hardware.kind == "cpu", shape.layers
+    limit = _limit_bytes(config, hardware) if checkpointing else None
+
+    def planned(*, on_host: bool) -> MemoryEstimate:
+        fast = FastTraining(config, shape, compute_dtype, on_cpu=on_cpu, on_host=on_host)
+
+        @cache
+        def with_kept(kept: int) -> MemoryEstimate:
+            found = count(partial(fast.peak, kept=kept), checkpointing=kept < layers)
+            return replace(found, kept=KeptLayers(kept, layers, limit, on_host))
+
+        if limit is None:
+            return with_kept(0 if checkpointing else layers)
+        return with_kept(most_kept(lambda kept: with_kept(kept).needed_bytes, layers, limit))
+
+    here = planned(on_host=False)
+    return here if limit is None or on_cpu or here.fits(limit) else planned(on_host=True)
+
+
+def _limit_bytes(config: RunConfig, hardware: Hardware | None) -> int | None:
+    if config.training.memory_limit_gib is None:
+        return None
+    limit = round(config.training.memory_limit_gib * _GIB)
+    free = 0 if hardware is None else hardware.free_memory_bytes
+    return min(limit, free) if free else limit
+
+
+def _estimate(
+    config: RunConfig,
+    shape: ModelShape,
+    peak: Callable[..., Peak],
+    *,
+    checkpointing: bool,
+    hardware: Hardware | None,
+    workload: Workload | None,
+) -> MemoryEstimate:
+    """The estimate around what `peak` finds for a `workload`."""
     known = workload is not None
     middle = workload or Workload()
     if hardware is not None and hardware.kind == "cpu":
         middle = replace(middle, tiles=_TILES_WITHOUT_TRITON)
-
-    def peak(case: Workload) -> Peak:
-        return training_peak(config, shape, compute_dtype=compute_dtype, workload=case)
-
-    base = peak(middle)
+    base = peak(workload=middle)
     doubt, extra = _doubt(config, shape), _workspace(hardware)
     # Rows of unequal length side by side need a mask, and attention that takes one.
-    lowest = base if known else peak(replace(middle, learnt_fraction=_LEAST_LEARNT))
-    highest = base if known or config.training.micro_batch_size == 1 else peak(replace(middle, padded=True))
+    lowest = base if known else peak(workload=replace(middle, learnt_fraction=_LEAST_LEARNT))
+    unequal = not known and config.training.micro_batch_size > 1
+    highest = peak(workload=replace(middle, padded=True)) if unequal else base
     return MemoryEstimate(
         parts=with_workspace(base.parts, hardware),
         moment=base.moment,
         low_bytes=round(min(lowest.allocated_bytes, base.allocated_bytes) * (1 - doubt)) + extra,
         high_bytes=math.ceil(max(highest.allocated_bytes, base.allocated_bytes) * (1 + doubt)) + extra,
-        slack_bytes=_slack(base, checkpointing=config.training.gradient_checkpointing),
+        slack_bytes=_slack(base, checkpointing=checkpointing),
         context_bytes=context_bytes(hardware),
         paged_bytes=base.paged_bytes,
     )

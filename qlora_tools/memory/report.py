@@ -13,6 +13,7 @@ from ..models.hardware import Hardware
 from ..models.known import KnownModel, find_model
 from ..results import HostMemory, MemoryReport
 from .estimate import MemoryEstimate, estimate_training
+from .fast_limits import why_not_fast
 from .history import past_runs
 from .tasks import HostEstimate, estimate_full_training, estimate_inference, estimate_merging
 
@@ -142,7 +143,10 @@ def _report(
         gpu_bytes=free,
         fits=fits,
         past=past_runs(None if hardware is None else hardware.name) if task == "training" else None,
-        notes=_notes(config, known, hardware),
+        notes=[
+            *_notes(config, known, hardware),
+            *(_engine_notes(config, known, estimate) if task == "training" else ()),
+        ],
         next_step=_next_step(fits, task),
     )
 
@@ -172,6 +176,15 @@ def _notes(config: RunConfig, known: KnownModel, hardware: Hardware | None) -> l
     if shape.max_length is not None and config.training.max_length_tokens > shape.max_length:
         notes.append(f"The model was made for {shape.max_length:,} tokens; longer rows ask for positions it never saw.")
     return notes
+
+
+def _engine_notes(config: RunConfig, known: KnownModel, estimate: MemoryEstimate) -> list[str]:
+    if config.training.engine != "fast":
+        return []
+    reason, kept = why_not_fast(config, known.shape), estimate.kept_words()
+    if reason is not None:
+        return [f"training.engine is fast, and a run would use the stock engine, which is what is counted: {reason}."]
+    return ["These are the figures of the fast engine.", *([f"fast engine: {kept}."] if kept else [])]
 
 
 def _next_step(fits: bool | None, task: Task) -> str:

@@ -47,6 +47,13 @@ def share(values: Mapping[str, Any], name: str) -> float:
     return float(found)
 
 
+def rotary_share(values: Mapping[str, Any]) -> float:
+    """The part of each head that rotary positions turn."""
+    settings = values.get("rope_parameters")
+    inner = settings if isinstance(settings, Mapping) else {}
+    return share(values, "partial_rotary_factor") or share(inner, "partial_rotary_factor") or 1.0
+
+
 def flag(values: Mapping[str, Any], name: str, *, otherwise: bool) -> bool:
     """True or false."""
     found = values.get(name, otherwise)

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
-from .config_fields import entries, flag, optional_size, share, size
+from .config_fields import entries, flag, optional_size, rotary_share, share, size
 from .config_fields import layers as layers_of
 from .structure import Traits, traits_of
 
@@ -67,6 +67,8 @@ class ModelShape:
     position_parameters: int = 0
     activation: str = "silu"
     residual_dropout: bool = False
+    dropped: float = 0.0
+    rotary_share: float = 1.0
     traits: Traits = field(default_factory=Traits)
     counted: CountedWeights | None = None
 
@@ -112,6 +114,8 @@ class ModelShape:
             position_parameters=(length or 0) * hidden if gpt2 else 0,
             activation=_activation(values),
             residual_dropout=any(share(values, name) > 0 for name in _RESIDUAL_DROPOUTS) or gpt2,
+            dropped=max(share(values, "attention_dropout"), share(values, "resid_pdrop")),
+            rotary_share=rotary_share(values),
             traits=traits,
         )
 

@@ -127,7 +127,9 @@ class _Compared:
 
     def _estimate(self, config: RunConfig) -> MemoryEstimate:
         dtype = resolve_compute_dtype(config.quantization.compute_dtype, _GPU)
-        return estimate_training(config, self._known.shape, compute_dtype=dtype)
+        # A script trains as the stock engine does, whichever the config names.
+        stock = config.model_copy(update={"training": config.training.model_copy(update={"engine": "stock"})})
+        return estimate_training(stock, self._known.shape, compute_dtype=dtype)
 
     def _sum(self, names: tuple[str, ...]) -> int:
         return sum(self._here.parts.get(name, 0) for name in names)

@@ -1,53 +1,43 @@
 """Attention of rows that lie side by side: each token sees the earlier ones of its own row."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .first_order import first_order
-from .kernels import rms_norm, rms_norm_backward, rotate, rotate_backward
 from .rows import Rows
 
 # 2.10 has another signature, and 2.11 takes as many key heads as query heads only.
 _TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# cuDNN, which torch prefers on Hopper, is faster than flash attention, but plans anew for every length it has not met:
+# tenths of a second each, in which the GPU waits. Lengths that are chosen are multiples of this, those that occur are not.
+_PLANNED_LENGTH = 128
 
 
-class RotaryHeads(Function):
-    """Rotary positions on heads `[tokens, heads, size]`; keeps nothing but the angles."""
+@dataclass(frozen=True)
+class Attention:
+    """Attention that was computed: its inputs `[tokens, heads, size]` and what they gave, `[tokens, heads * size]`."""
 
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`cosine` and `sine` are fp32 `[tokens, size]`."""
-        ctx.save_for_backward(cosine, sine)
-        return rotate(heads, cosine, sine)
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    seen: Tensor
 
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of the heads."""
-        return rotate_backward(gradient, *ctx.saved_tensors), None, None
+    def gradients(self, of_seen: Tensor) -> tuple[Tensor, ...]:
+        """Those of query, key and value."""
+        found: tuple[Tensor, ...] = torch.autograd.grad(self.seen, (self.query, self.key, self.value), of_seen)
+        return found
 
 
-class NormedRotaryHeads(Function):
-    """RMSNorm over each head, then rotary positions, as Qwen3 does; keeps the heads before the norm."""
-
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, cosine: Tensor, sine: Tensor, norm: Tensor, eps: float) -> Tensor:
-        """`norm` is `[size]`."""
-        normed, inverse = rms_norm(heads, norm, eps)
-        ctx.save_for_backward(heads, cosine, sine, norm, inverse)
-        return rotate(normed, cosine, sine)
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of the heads before the norm."""
-        heads, cosine, sine, norm, inverse = ctx.saved_tensors
-        of_normed = rotate_backward(gradient, cosine, sine)
-        return rms_norm_backward(of_normed, heads, norm, inverse), None, None, None, None
+def attention(query: Tensor, key: Tensor, value: Tensor, rows: Rows, window: int | None, *, keep: bool) -> Attention:
+    """`attend` with what its backward pass needs, where that is to be kept."""
+    query, key, value = (part.detach().requires_grad_(keep) for part in (query, key, value))
+    with torch.set_grad_enabled(keep):
+        return Attention(query, key, value, attend(query, key, value, rows, window))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, rows: Rows, window: int | None) -> Tensor:
@@ -55,18 +45,35 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rows: Rows, window: int | 
 
     A token sees itself and what is before it, `window` tokens at most where that is given.
     """
-    if _has_variable_lengths(query):
-        return _by_lengths(query, key, value, rows, window).flatten(1)
+    longest = max(rows.lengths)
+    limit = window if window is not None and window < longest else None
+    alike, flash = len(set(rows.lengths)) == 1, _has_flash_attention(query)
+    if flash and not (alike and limit is None):
+        return _by_lengths(query, key, value, rows, limit).flatten(1)
+    # On a GPU only flash attention takes fewer key heads than query heads.
+    if query.is_cuda and not flash and query.shape[1] != key.shape[1]:
+        key, value = (part.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for part in (key, value))
+    if alike:
+        return _equal_rows(query, key, value, longest, limit)
     split = [part.split(rows.lengths) for part in (query, key, value)]
-    return torch.cat([_row(q, k, v, window) for q, k, v in zip(*split, strict=True)]).flatten(1)
+    return torch.cat([_equal_rows(q, k, v, q.shape[0], limit) for q, k, v in zip(*split, strict=True)])
 
 
-def _row(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
-    length, grouped = query.shape[0], query.shape[1] != key.shape[1]
+def _equal_rows(query: Tensor, key: Tensor, value: Tensor, length: int, window: int | None) -> Tensor:
+    q, k, v = (part.unflatten(0, (-1, length)).transpose(1, 2) for part in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
     mask = _band(length, window, query.device) if window is not None and window < length else None
-    seen = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return seen[0].transpose(0, 1)
+    with _backends(query, length):
+        seen = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return seen.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _backends(query: Tensor, length: int) -> AbstractContextManager[None]:
+    if not query.is_cuda or length % _PLANNED_LENGTH == 0:
+        return nullcontext()
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    chosen: AbstractContextManager[None] = sdpa_kernel(others)
+    return chosen
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:
@@ -75,7 +82,7 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return (back >= 0) & (back < window)
 
 
-def _has_variable_lengths(query: Tensor) -> bool:
+def _has_flash_attention(query: Tensor) -> bool:
     if not query.is_cuda or query.dtype == torch.float32 or _TORCH < (2, 11):
         return False
     return bool(torch.cuda.get_device_capability(query.device) >= (8, 0))

@@ -7,110 +7,95 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .attention import NormedRotaryHeads, RotaryHeads, attend
+from .dropout import within
 from .first_order import first_order
-from .projections import AddedProjection, GatedDown, NormedProjections, adapters_of, gated_down_backward
-from .rows import Rows
-from .weights import Projection
+from .mlp import KeptMlp, Mlp
+from .projections import Group
+from .self_attention import KeptAttention, Place, SelfAttention
 
 
 @dataclass(frozen=True)
-class Norm:
-    """An RMSNorm with its frozen weight."""
+class Kept:
+    """What the backward pass of a layer reads beside its input. It serves once."""
 
-    weight: Tensor
-    eps: float
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the tokens of a micro-batch stand: rotary angles, fp32 `[tokens, size]`, and the rows."""
-
-    cosine: Tensor
-    sine: Tensor
-    rows: Rows
+    attention: KeptAttention
+    middle: Tensor
+    mlp: tuple[KeptMlp, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The frozen parts of a decoder layer with their adapters, in the order in which they are used.
+    """Self-attention, then the MLP, with their adapters. `number` counts the layers of the model."""
 
-    `query_norm` and `key_norm` are over each head, `window` is how far back a token sees; None where a family has none.
-    """
+    number: int
+    attention: SelfAttention
+    mlp: Mlp
 
-    attention_norm: Norm
-    query_key_value: tuple[Projection, Projection, Projection]
-    query_norm: Norm | None
-    key_norm: Norm | None
-    output: Projection
-    mlp_norm: Norm
-    gate_up: tuple[Projection, Projection]
-    down: Projection
-    head_size: int
-    window: int | None
+    @property
+    def groups(self) -> tuple[Group, Group, Group, Group]:
+        """The projections in their order."""
+        return self.attention.query_key_value, self.attention.output, self.mlp.gate_up, self.mlp.down
 
     def adapters(self) -> list[Tensor]:
-        """All trained tensors; those of the down projection are the last."""
-        return [*self._adapters_before_down(), *adapters_of((self.down,))]
+        """All trained tensors, in the order of `backward`."""
+        return [*self.attention.adapters(), *self.mlp.adapters()]
 
     def __call__(self, hidden: Tensor, place: Place, *, keep: bool) -> Tensor:
         """The layer on `hidden` `[tokens, hidden size]`; not to `keep` its activations takes a third more time."""
-        if not keep and torch.is_grad_enabled():
-            output: Tensor = _Recomputed.apply(hidden, self, place, *self.adapters())
+        if torch.is_grad_enabled():
+            output: Tensor = _Differentiable.apply(hidden, self, place.layer(self.number), keep, *self.adapters())
             return output
-        around, gate, up = self.before_down(hidden, place)
-        whole: Tensor = GatedDown.apply(gate, up, around, self.down, *adapters_of((self.down,)))
-        return whole
+        return self.forward(hidden, place, keep=False)[0]
 
-    def before_down(self, hidden: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
-        """All but the last product: the residual, gate and up."""
-        norm, group = self.attention_norm, self.query_key_value
-        around, query, key, value = NormedProjections.apply(hidden, norm.weight, norm.eps, group, *adapters_of(group))
-        query = _turned(self._heads(query), place, self.query_norm)
-        key = _turned(self._heads(key), place, self.key_norm)
-        seen = attend(query, key, self._heads(value), place.rows, self.window)
-        middle = AddedProjection.apply(seen, around, self.output, *adapters_of((self.output,)))
-        norm, gate_up = self.mlp_norm, self.gate_up
-        found: tuple[Tensor, Tensor, Tensor] = NormedProjections.apply(
-            middle, norm.weight, norm.eps, gate_up, *adapters_of(gate_up)
-        )
-        return found
+    def forward(self, x: Tensor, place: Place, *, keep: bool) -> tuple[Tensor, Tensor, Kept | None]:
+        """The output, the thin product of the last projection, and what `backward` reads if it is to `keep` that."""
+        middle, attention = self.attention.forward(x, place, keep=keep)
+        output, down_thin, mlp = self.mlp.forward(middle, within(place.dropout, 2), keep=keep)
+        return output, down_thin, Kept(attention, middle, mlp) if keep else None
 
-    def _adapters_before_down(self) -> list[Tensor]:
-        return adapters_of((*self.query_key_value, self.output, *self.gate_up))
-
-    def _heads(self, flat: Tensor) -> Tensor:
-        return flat.view(flat.shape[0], -1, self.head_size)
-
-
-def _turned(heads: Tensor, place: Place, norm: Norm | None) -> Tensor:
-    if norm is None:
-        plain: Tensor = RotaryHeads.apply(heads, place.cosine, place.sine)
-        return plain
-    normed: Tensor = NormedRotaryHeads.apply(heads, place.cosine, place.sine, norm.weight, norm.eps)
-    return normed
+    def backward(
+        self, gradient: Tensor, x: Tensor, down_thin: Tensor, kept: Kept | None, place: Place, *, wants_input: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of `x` and of `adapters`; all but the output of the last projection is computed again if not kept."""
+        if kept is None:
+            middle, attention = self.attention.forward(x, place, keep=True)
+            kept = Kept(attention, middle, ())
+        attention, middle, mlp = kept.attention, kept.middle, kept.mlp
+        del kept
+        room, dropout = self.attention.output.gradient_room(x.shape[0]), within(place.dropout, 2)
+        of_middle = room[:, : self.attention.output.outputs]
+        of_mlp = self.mlp.backward(gradient, middle, down_thin, mlp, dropout, of_middle)
+        del mlp, middle
+        of_x, of_attention = self.attention.backward(room, x, attention, place, wants_input=wants_input)
+        return of_x, [*of_attention, *of_mlp]
 
 
-class _Recomputed(Function):
-    """A layer that keeps its input only. The output of its down projection is not computed a second time."""
+class _Differentiable(Function):
+    """A layer whose backward pass is its own. Not kept, it saves its input and a thin product."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, layer: Layer, place: Place, *adapters: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, layer: Layer, place: Place, keep: bool, *adapters: Tensor) -> Tensor:
         """`adapters` are `layer.adapters()`."""
-        ctx.save_for_backward(hidden)
+        output, down_thin, ctx.kept = layer.forward(hidden, place, keep=keep)
+        ctx.waits = None if keep or place.host is None else place.host.put(hidden)
+        ctx.save_for_backward(hidden if ctx.waits is None else None, down_thin)
         ctx.layer, ctx.place = layer, place
-        return layer(hidden, place, keep=True)
+        return output
 
     @staticmethod
     @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the input and of all adapters of the layer."""
-        layer, wants_input = ctx.layer, ctx.needs_input_grad[0]
-        hidden = ctx.saved_tensors[0].detach().requires_grad_(wants_input)
-        with torch.enable_grad():
-            around, gate, up = layer.before_down(hidden, ctx.place)
-        of_gate, of_up, of_down = gated_down_backward(gradient, gate.detach(), up.detach(), layer.down)
-        before = [*([hidden] if wants_input else []), *layer.adapters()[: -len(of_down) or None]]
-        ends = [(end, its) for end, its in ((around, gradient), (gate, of_gate), (up, of_up)) if end.requires_grad]
-        found = iter(torch.autograd.grad([end for end, _ in ends], before, [its for _, its in ends]) if before else ())
-        return (next(found) if wants_input else None, None, None, *found, *of_down)
+        """Gradients of the input and of all adapters. What was kept is used up: a second pass computes it again."""
+        hidden, down_thin = ctx.saved_tensors
+        if ctx.waits is not None:
+            hidden = ctx.place.host.take(ctx.waits)
+        wanted = ctx.needs_input_grad[0]
+        # What was kept gets no name here: the layer lets go of it piece by piece.
+        of_hidden, found = ctx.layer.backward(gradient, hidden, down_thin, _taken(ctx), ctx.place, wants_input=wanted)
+        return (of_hidden, None, None, None, *found)
+
+
+def _taken(ctx: Any) -> Kept | None:
+    kept: Kept | None
+    kept, ctx.kept = ctx.kept, None
+    return kept

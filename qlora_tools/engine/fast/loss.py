@@ -1,4 +1,4 @@
-"""Head and cross entropy of the learnt tokens, without ever holding the logits of all of them."""
+"""Last norm, head and cross entropy of the learnt tokens, without ever holding the logits of all of them."""
 
 from typing import Any
 
@@ -7,52 +7,41 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .first_order import first_order
-from .kernels import rms_norm, rms_norm_backward
+from .kernels import Kernels
+from .norm import Norm
 
-# Logits of a chunk at once: 256 MiB in fp32.
+# Logits of a chunk at once: 128 MiB in 16 bits.
 _CHUNK_ELEMENTS = 2**26
 
 
-class FinalNorm(Function):
-    """RMSNorm before the head; keeps its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor, eps: float) -> Tensor:
-        """`x` is `[tokens, hidden]`."""
-        normed, inverse = rms_norm(x, norm, eps)
-        ctx.save_for_backward(x, norm, inverse)
-        return normed
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of `x`."""
-        return rms_norm_backward(gradient, *ctx.saved_tensors), None, None
-
-
 class SummedCrossEntropy(Function):
-    """Sum of the cross entropies of `hidden @ head'`, and how many targets are the likeliest token.
+    """Sum of the cross entropies of `norm(hidden) @ head'`, and how many targets are the likeliest token.
 
-    The head is frozen, so the gradient of `hidden` is a constant times what the forward pass can compute while it has the
-    logits: they are made once, a chunk of tokens at a time.
+    Norm and head are frozen, so the gradient of `hidden` is a constant times what the forward pass can compute while it has
+    the logits: they are made once, a chunk of tokens at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, norm: Norm, head: Tensor, targets: Tensor, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
         """`hidden` is `[tokens, hidden size]`, `head` `[vocabulary, hidden size]`; both results are fp32 scalars."""
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wanted else None
+        wanted, normed = ctx.needs_input_grad[0], torch.empty_like(hidden)
+        inverse = kernels.rms_norm(hidden, norm.weight, norm.eps, normed)
         size = max(1, _CHUNK_ELEMENTS // head.shape[0])
+        room = hidden.new_empty(min(size, hidden.shape[0]), head.shape[0])
         total, likeliest = (torch.zeros((), device=hidden.device) for _ in range(2))
         for first in range(0, hidden.shape[0], size):
-            part = slice(first, first + size)
-            losses, hits, errors = _chunk(hidden[part] @ head.t(), targets[part])
+            part = normed[first : first + size]
+            logits = torch.mm(part, head.t(), out=room[: part.shape[0]])
+            losses, hits = kernels.cross_entropy(logits, targets[first : first + size])
             total += losses
             likeliest += hits
-            if gradient is not None:
-                torch.mm(errors.to(hidden.dtype), head, out=gradient[part])
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
+            if wanted:  # the normed tokens are used up: their gradient takes their place
+                torch.mm(logits, head, out=part)
+        if wanted:
+            kernels.rms_norm_backward(normed, hidden, norm.weight, inverse, normed, None)
+            ctx.save_for_backward(normed)
         ctx.mark_non_differentiable(likeliest)
         return total, likeliest
 
@@ -61,18 +50,4 @@ class SummedCrossEntropy(Function):
     def backward(ctx: Any, of_total: Tensor, of_likeliest: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of `hidden`, multiplied in fp32: with fp16 `of_total` holds the scale of the loss."""
         (gradient,) = ctx.saved_tensors
-        return (gradient.float() * of_total).to(gradient.dtype), None, None
-
-
-def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed losses, number of hits, and the gradient of the logits `[tokens, vocabulary]`, fp32."""
-    errors, column = logits.float(), targets[:, None]
-    top, place = errors.max(-1, keepdim=True)
-    hit = (place == column).sum()
-    chosen = errors.gather(1, column)
-    errors.sub_(top).exp_()
-    mass = errors.sum(-1, keepdim=True)
-    losses = (mass.log() + top - chosen).sum()
-    errors.div_(mass)
-    errors.scatter_add_(1, column, torch.full_like(chosen, -1.0))
-    return losses, hit, errors
+        return (gradient.float() * of_total).to(gradient.dtype), None, None, None, None

@@ -30,8 +30,15 @@ class FastTrainer(SFTTrainer):
             total, likeliest = self._fast.summed_loss(rows)
         learnt = rows.targets.shape[0]
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["mean_token_accuracy"].append(likeliest.item() / max(learnt, 1))
+        self._metrics[mode]["mean_token_accuracy"].append(likeliest / max(learnt, 1))
         if mode == "train":
             self._total_train_tokens += sum(rows.lengths)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return total / (max(learnt, 1) if num_items_in_batch is None else num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The accuracies since the last line are read from the device here, and not at each micro-batch."""
+        for metrics in self._metrics.values():
+            if metrics.get("mean_token_accuracy"):
+                metrics["mean_token_accuracy"] = torch.stack(metrics["mean_token_accuracy"]).tolist()
+        super().log(logs, start_time)

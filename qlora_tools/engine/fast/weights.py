@@ -1,7 +1,6 @@
-"""A frozen linear layer with its LoRA: the dense weight on demand, and the adapter in the compute dtype."""
+"""Frozen linear layers with their LoRA, and the memory that dense weights share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,19 +9,18 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
 
-@dataclass
 class Scratch:
     """One buffer that all dense weights share: each is used up by its product before the next is decoded."""
 
-    _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict)
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(0, device=device, dtype=dtype)
 
-    def take(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Uninitialised memory of this shape, valid until the next call."""
-        needed = shape[0] * shape[1]
-        held = self._buffers.get((device, dtype))
-        if held is None or held.numel() < needed:
-            self._buffers[device, dtype] = held = torch.empty(needed, device=device, dtype=dtype)
-        return held[:needed].view(*shape)
+    def take(self, rows: int, columns: int) -> Tensor:
+        """Uninitialised memory `[rows, columns]`, valid until the next call."""
+        if self._buffer.numel() < rows * columns:
+            self._buffer = self._buffer.new_empty(0)  # given back before more is asked for
+            self._buffer = self._buffer.new_empty(rows * columns)
+        return self._buffer[: rows * columns].view(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,17 @@ class Projection:
 
     base: Any
     adapter: Adapter | None
-    scratch: Scratch
+
+    @property
+    def in_4bit(self) -> bool:
+        """Whether W has to be decoded."""
+        return isinstance(self.base, Linear4bit)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        rows, columns = self.base.weight.quant_state.shape if self.in_4bit else self.base.weight.shape
+        return int(rows), int(columns)
 
     @property
     def bias(self) -> Tensor | None:
@@ -49,15 +57,9 @@ class Projection:
         return bias
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """W `[out, in]` in `dtype`. What was decoded is valid until the next call of any projection of this engine."""
+        """W `[out, in]` in `dtype`, in memory of its own where it is decoded."""
         stored = self.base.weight
-        if not isinstance(self.base, Linear4bit):
-            return stored.to(dtype)
-        state = stored.quant_state
-        if stored.device.type == "cpu":  # bitsandbytes cannot decode into given memory there
-            return dequantize_4bit(stored.data, state).to(dtype)
-        out = self.scratch.take(state.shape, stored.device, state.dtype)
-        return dequantize_4bit(stored.data, state, out=out).to(dtype)
+        return (dequantize_4bit(stored.data, stored.quant_state) if self.in_4bit else stored).to(dtype)
 
 
 def product_in_fp32(left: Tensor, right: Tensor) -> Tensor:

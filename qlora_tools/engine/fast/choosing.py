@@ -11,7 +11,6 @@ from peft.tuners.lora import LoraLayer
 from ...memory.fast_limits import adapter_reason, architecture_reason, family_reason
 from .families import FAMILIES
 
-
 # Kinds of devices that the engine has been measured on. On others it falls back.
 MEASURED_ON = ("cpu",)
 

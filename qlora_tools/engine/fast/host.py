@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # torch rounds page-locked memory up to powers of two: pieces of one lose nothing, and serve micro-batches of all sizes.
 _PIECE_BYTES = 2**24
 

@@ -82,7 +82,8 @@ class Host:
         return waiting
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.view(-1).split(_PIECE_BYTES // self._dtype.itemsize)
+        parts: tuple[Tensor, ...] = x.view(-1).split(_PIECE_BYTES // self._dtype.itemsize)
+        return parts
 
     def _piece(self) -> Tensor:
         if self._spare:

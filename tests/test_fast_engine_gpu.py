@@ -23,9 +23,9 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """`choose_engine` refuses GPUs until the engine has been measured on one."""
-    from qlora_tools.engine.fast import choosing
+    from qlora_tools.memory import fast_limits
 
-    monkeypatch.setattr(choosing, "MEASURED_ON", ("cpu", "cuda"))
+    monkeypatch.setattr(fast_limits, "MEASURED_ON", ("cpu", "cuda"))
 
 
 def on_card(directory: Path, **settings: Any) -> Any:

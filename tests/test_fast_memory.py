@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qlora_tools.config.overrides import config_with
-from qlora_tools.memory import MemoryEstimate, Workload, estimate_memory, estimate_training
+from qlora_tools.memory import MemoryEstimate, Workload, estimate_memory, estimate_training, fast_limits
 from qlora_tools.memory.fast_batch import FastBatch, GroupSize
 from qlora_tools.memory.fast_engine import FastTraining
 from qlora_tools.memory.fast_layer import FastLayer
@@ -24,6 +24,12 @@ FAST = {
     "training.gradient_accumulation_steps": 1,
 }
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _gpus_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted for GPUs is held here before the engine may run on them."""
+    monkeypatch.setattr(fast_limits, "MEASURED_ON", ("cpu", "cuda"))
 
 
 def estimate(model: str = LLAMA, workload: Workload | None = None, **settings: Any) -> MemoryEstimate:
@@ -205,3 +211,10 @@ def test_a_report_says_how_many_layers_are_kept() -> None:
     notes = estimate_memory(LLAMA, settings={**FAST, "training.memory_limit_gib": 24}).notes
     assert "These are the figures of the fast engine." in notes
     assert [note for note in notes if note.startswith("fast engine: ") and note.endswith(" of 24.0 GiB.")]
+
+
+def test_an_estimate_for_a_gpu_is_of_the_engine_that_would_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_limits, "MEASURED_ON", ("cpu",))
+    assert estimate(training__memory_limit_gib=24).kept is None
+    monkeypatch.setattr(fast_limits, "MEASURED_ON", ("cpu", "cuda"))
+    assert estimate(training__memory_limit_gib=24).kept is not None

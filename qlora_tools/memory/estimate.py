@@ -134,9 +134,9 @@ def estimate_training(
     check_modules(shape, config.lora)
     count = partial(_estimate, config, shape, hardware=hardware, workload=workload)
     checkpointing = config.training.gradient_checkpointing
-    if config.training.engine != "fast" or why_not_fast(config, shape) is not None:
-        return count(partial(training_peak, config, shape, compute_dtype=compute_dtype), checkpointing=checkpointing)
     on_cpu, layers = hardware is not None and hardware.kind == "cpu", shape.layers
+    if config.training.engine != "fast" or why_not_fast(config, shape, "cpu" if on_cpu else "cuda") is not None:
+        return count(partial(training_peak, config, shape, compute_dtype=compute_dtype), checkpointing=checkpointing)
     limit = _limit_bytes(config, hardware) if checkpointing else None
 
     def planned(*, on_host: bool) -> MemoryEstimate:

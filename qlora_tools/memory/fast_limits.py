@@ -3,7 +3,14 @@
 from ..config.schema import RunConfig
 from ..models.shape import ModelShape
 
+# Kinds of devices that the engine has been measured on. On others a run falls back to the stock one.
+MEASURED_ON = ("cpu",)
 FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3")
+
+
+def device_reason(kind: str) -> str | None:
+    """Why the fast engine does not train on devices of this kind ("cpu", "cuda"); None where it does."""
+    return None if kind in MEASURED_ON else "its path on a GPU has not been measured yet"
 
 
 def family_reason(model_type: str) -> str | None:
@@ -35,12 +42,13 @@ def adapter_reason(*, uses_dora: bool, saves_modules: bool) -> str | None:
     return None
 
 
-def why_not_fast(config: RunConfig, shape: ModelShape) -> str | None:
-    """Why the fast engine cannot train `config` on a model of `shape`; None where it can."""
+def why_not_fast(config: RunConfig, shape: ModelShape, device: str) -> str | None:
+    """Why the fast engine cannot train `config` on a model of `shape` on a kind of `device`; None where it can."""
     lora, kind, size = config.lora, config.quantization.kind, shape.head_size
     turned = 2 * round(size * shape.rotary_share / 2)
     return (
-        family_reason(shape.model_type)
+        device_reason(device)
+        or family_reason(shape.model_type)
         or adapter_reason(uses_dora=lora.use_dora, saves_modules=bool(lora.modules_to_save))
         or architecture_reason(shape.activation, shape.dropped, turned, size)
         or (None if kind != "int8" else "it knows bases in nf4, fp4 and none, and this one is int8")

@@ -145,7 +145,7 @@ def _report(
         past=past_runs(None if hardware is None else hardware.name) if task == "training" else None,
         notes=[
             *_notes(config, known, hardware),
-            *(_engine_notes(config, known, estimate) if task == "training" else ()),
+            *(_engine_notes(config, known, hardware, estimate) if task == "training" else ()),
         ],
         next_step=_next_step(fits, task),
     )
@@ -178,10 +178,13 @@ def _notes(config: RunConfig, known: KnownModel, hardware: Hardware | None) -> l
     return notes
 
 
-def _engine_notes(config: RunConfig, known: KnownModel, estimate: MemoryEstimate) -> list[str]:
+def _engine_notes(
+    config: RunConfig, known: KnownModel, hardware: Hardware | None, estimate: MemoryEstimate
+) -> list[str]:
     if config.training.engine != "fast":
         return []
-    reason, kept = why_not_fast(config, known.shape), estimate.kept_words()
+    device = "cuda" if hardware is None else hardware.kind
+    reason, kept = why_not_fast(config, known.shape, device), estimate.kept_words()
     if reason is not None:
         return [f"training.engine is fast, and a run would use the stock engine, which is what is counted: {reason}."]
     return ["These are the figures of the fast engine.", *([f"fast engine: {kept}."] if kept else [])]

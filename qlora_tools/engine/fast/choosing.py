@@ -8,11 +8,8 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 
-from ...memory.fast_limits import adapter_reason, architecture_reason, family_reason
+from ...memory.fast_limits import adapter_reason, architecture_reason, device_reason, family_reason
 from .families import FAMILIES
-
-# Kinds of devices that the engine has been measured on. On others it falls back.
-MEASURED_ON = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,9 @@ def choose_engine(wanted: str, model: Any) -> EngineChoice:
 def why_not_fast(model: Any) -> str | None:
     """What the fast engine cannot do of this PeftModel; None where it can do all."""
     config = model.get_base_model().config
-    if model.device.type not in MEASURED_ON:
-        return "its path on a GPU has not been measured yet"
     return (
-        family_reason(config.model_type)
+        device_reason(model.device.type)
+        or family_reason(config.model_type)
         or _adapter_reason(model)
         or _architecture_reason(model.get_base_model())
         or _weights_reason(model)
